@@ -1,0 +1,20 @@
+"""What goes wrong, said in one line; knows nothing of what the package does."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RequestError(ValueError):
+    """The request was wrong: what was given, what is allowed, the next step. Exit status 2."""
+
+
+class WorkError(RuntimeError):
+    """The request was right and the work failed: what happened, what is kept. Exit status 1."""
+
+
+def unknown(noun: str, given: str, allowed: Iterable[str]) -> RequestError:
+    """An error for a name that is in no table, with the nearest names that are."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
+    return RequestError(f"no {noun} is called {given!r}; {hint}")

@@ -1,0 +1,196 @@
+"""Training curves: losses and accuracies over the steps of one run, or of many seeds.
+
+Knows no run directory: a metrics table comes in, a figure or a page goes out.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+SET_COLOURS = {"train": "#2f7fc1", "val": "#2a9d6f", "test": "#e0701b", "batch": "#9aa0a6"}
+OTHER_COLOURS = ("#8e63c7", "#c74b78", "#a0892c", "#3aa6b0", "#7a6a5d", "#6478d6")
+DASHES = {"accuracy": "solid", "exact_match": "dot", "loss": "solid"}
+GENERALISED = 0.99
+
+_LOSS_PANEL, _ACCURACY_PANEL = (0.47, 1.0), (0.0, 0.41)
+_LOG_AXIS = {"type": "log", "exponentformat": "power"}
+_WORDS = {"loss": "loss", "accuracy": "token accuracy", "exact_match": "exact match"}
+_HOVER = {"loss": "%{y:.3e} nats", "accuracy": "%{y:.4f}", "exact_match": "%{y:.4f}"}
+
+
+def training_curves(metrics: pd.DataFrame, title: str, template: str = "plotly_white") -> go.Figure:
+    """One run's losses (nats per answer token, log axis) over its accuracies (shares in [0, 1]), by step.
+
+    A dashed line marks the first step with every train token right, and the first with 0.99 of the test tokens
+    right. Exact match is dotted, and left out where it is the token accuracy.
+
+    Args:
+        metrics: one row a logged step, with a "step" column and columns such as "train_loss"; gaps are skipped.
+        title: what was trained.
+        template: a plotly template; "plotly_dark" reads as well.
+
+    Raises:
+        ValueError: the table has no "step" column.
+    """
+    figure = _empty_panels(metrics, title, template)
+    for name, score, colour in _scores(metrics):
+        rows = metrics.dropna(subset=[f"{name}_{score}"])
+        figure.add_scatter(
+            x=rows["step"],
+            y=rows[f"{name}_{score}"],
+            hovertemplate=_HOVER[score],
+            line={"color": colour, "dash": DASHES[score], "width": 1 if name == "batch" else 2},
+            visible="legendonly" if name == "batch" and "train_loss" in metrics else True,
+            **_place(name, score),
+        )
+    marks = {
+        "train accuracy 1": _first_step(metrics, "train_accuracy", at_least=1.0),
+        f"test accuracy ≥ {GENERALISED}": _first_step(metrics, "test_accuracy", at_least=GENERALISED),
+    }
+    _mark_steps(figure, {words: step for words, step in marks.items() if step is not None}, metrics)
+    return figure.update_layout(hovermode="x unified")
+
+
+def seed_curves(metrics: pd.DataFrame, title: str, template: str = "plotly_white") -> go.Figure:
+    """Several runs' losses and accuracies laid over each other: a thin line a run, a thick one for the median.
+
+    Args:
+        metrics: as for `training_curves`, with a "run" column that names the run of each row.
+        title: what was trained.
+        template: a plotly template.
+
+    Raises:
+        ValueError: the table has no "step" or no "run" column.
+    """
+    if "run" not in metrics:
+        raise ValueError(
+            f"metrics of several runs need a 'run' column; there are: {', '.join(metrics.columns)}"
+        )
+    figure = _empty_panels(metrics, title, template)
+    for name, score, colour in _scores(metrics.drop(columns=["batch_loss"], errors="ignore")):
+        key = f"{name}_{score}"
+        rows = metrics.dropna(subset=[key])
+        line = {"color": colour, "dash": DASHES[score]}
+        if score != "exact_match":
+            # One trace draws all runs: an empty point after each keeps their lines apart.
+            runs = [run for _, run in rows.groupby("run", sort=False)]
+            figure.add_scatter(
+                x=[step for run in runs for step in (*run["step"], None)],
+                y=[value for run in runs for value in (*run[key], None)],
+                text=[name for run in runs for name in (*run["run"], None)],
+                hovertemplate=f"%{{text}}, step %{{x:,}}: {_HOVER[score]}<extra></extra>",
+                line={**line, "width": 1},
+                opacity=0.35,
+                **{**_place(name, score), "name": f"{name} {_WORDS[score]}, runs", "showlegend": False},
+            )
+        median = rows.groupby("step")[key].median()
+        figure.add_scatter(
+            x=median.index,
+            y=median,
+            hovertemplate=f"step %{{x:,}}: {_HOVER[score]}",
+            line={**line, "width": 3},
+            **{**_place(name, score), "name": f"{name} {_WORDS[score]}, median"},
+        )
+    return figure.update_layout(hovermode="closest")
+
+
+def write_html(figure: go.Figure, path: Path | None = None) -> str:
+    """The figure as a page that opens without a network, plotly.js within; written to `path` if one is given."""
+    page = figure.to_html(
+        include_plotlyjs=True, full_html=True, config={"displaylogo": False, "responsive": True}
+    )
+    if path is not None:
+        path.write_text(page, encoding="utf-8")
+    return page
+
+
+def _empty_panels(metrics: pd.DataFrame, title: str, template: str) -> go.Figure:
+    """Two panels that share one step axis, with buttons that make it linear or logarithmic."""
+    if "step" not in metrics:
+        raise ValueError(f"metrics need a 'step' column; there are: {', '.join(metrics.columns)}")
+    return go.Figure(
+        layout={
+            "title": {"text": title, "x": 0.0, "xref": "paper", "y": 0.98, "yanchor": "top"},
+            "template": template,
+            "height": 640,
+            "margin": {"l": 90, "r": 190, "t": 70, "b": 60},
+            "hoversubplots": "axis",
+            "legend": {"x": 1.02, "y": 1.0, "groupclick": "toggleitem", "tracegroupgap": 12},
+            "xaxis": {"title": "step (updates)", "anchor": "y2", "rangemode": "tozero"},
+            "yaxis": {"title": "loss (nats per answer token)", "domain": _LOSS_PANEL, **_LOG_AXIS},
+            "yaxis2": {"title": "accuracy (share right)", "range": [-0.03, 1.03], "domain": _ACCURACY_PANEL},
+            "updatemenus": [_step_buttons({})],
+        }
+    )
+
+
+def _mark_steps(figure: go.Figure, marks: Mapping[str, int], metrics: pd.DataFrame) -> None:
+    """A dashed line at each step, its words on a row of their own above the panels.
+
+    Words reach towards the middle, because plotly cuts them off at the axis' ends; a log axis has another middle.
+    """
+    steps = pd.Series(metrics["step"])
+    middles = {"linear": steps.max() / 2, "log": math.sqrt(steps[steps > 0].min() * steps.max())}
+    sides = {
+        kind: ["left" if step < middle else "right" for step in marks.values()]
+        for kind, middle in middles.items()
+    }
+    for row, (words, step) in enumerate(marks.items()):
+        colour = SET_COLOURS[words.split()[0]]
+        label = {"text": f" {words}: step {step:,} ", "textposition": "end", "textangle": 0}
+        place = {"xanchor": sides["linear"][row], "yanchor": "bottom", "font": {"size": 12, "color": colour}}
+        ends = {"x0": step, "x1": step, "y0": 0, "y1": 1.01 + 0.045 * row, "yref": "paper"}
+        line = {"dash": "dash", "width": 1, "color": colour}
+        figure.add_shape(type="line", **ends, line=line, label=label | place)
+    figure.update_layout(margin_t=70 + 25 * len(marks), updatemenus=[_step_buttons(sides)])
+
+
+def _step_buttons(sides: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Buttons that make the step axis linear or logarithmic, and turn the words of the marks to their sides."""
+    buttons = []
+    for kind in ("linear", "log"):
+        turned = {f"shapes[{row}].label.xanchor": side for row, side in enumerate(sides.get(kind, []))}
+        axis = {"xaxis.type": kind, "xaxis.autorange": True}
+        buttons.append({"label": f"{kind} steps", "method": "relayout", "args": [axis | turned]})
+    place = {"x": 1.02, "xanchor": "left", "y": 0.0, "yanchor": "bottom", "bgcolor": "rgba(128,128,128,0.12)"}
+    # plotly draws the active button white in every template, and so hides its word in a dark one.
+    return {"type": "buttons", "showactive": False, "buttons": buttons, **place}
+
+
+def _scores(metrics: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """Each (set, score, colour) to draw: losses first, then accuracies, then exact matches that differ."""
+    keys = [str(key) for key in metrics]
+    drawn = {score: [key[: -len(score) - 1] for key in keys if key.endswith(f"_{score}")] for score in _WORDS}
+    others = dict.fromkeys(name for found in drawn.values() for name in found if name not in SET_COLOURS)
+    colours = SET_COLOURS | dict(zip(others, itertools.cycle(OTHER_COLOURS), strict=False))
+    for score, found in drawn.items():
+        for name in (name for name in colours if name in found):
+            key, token_key = f"{name}_{score}", f"{name}_accuracy"
+            rows = metrics.dropna(subset=[key])
+            if score == "exact_match" and token_key in metrics:
+                rows = rows[rows[token_key].notna() & (rows[key] != rows[token_key])]
+            if not rows.empty:
+                yield name, score, colours[name]
+
+
+def _place(name: str, score: str) -> dict[str, str]:
+    """Which panel a score goes to, and what it is called there."""
+    panel = "losses" if score == "loss" else "accuracies"
+    return {
+        "name": f"{name} {_WORDS[score]}",
+        "mode": "lines",
+        "yaxis": "y" if score == "loss" else "y2",
+        "legendgroup": panel,
+    }
+
+
+def _first_step(metrics: pd.DataFrame, key: str, at_least: float) -> int | None:
+    if key not in metrics:
+        return None
+    reached = metrics.loc[metrics[key] >= at_least, "step"]
+    return None if reached.empty else int(reached.min())

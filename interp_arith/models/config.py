@@ -1,0 +1,97 @@
+"""Which transformer: a ModelConfig, and the transformer_lens.HookedTransformerConfig that it stands for."""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from transformer_lens import HookedTransformerConfig
+
+from interp_arith.models.positions import POSITIONS, Learned, PositionScheme
+from interp_arith.registry import Choice
+
+
+class ModelConfig(Choice):
+    """Shape and parts of a decoder-only transformer; the defaults are Nanda et al. 2023 (one layer, ReLU, no norm)."""
+
+    n_layers: int = Field(1, ge=1)
+    """Transformer blocks."""
+    d_model: int = Field(128, ge=1)
+    """Width of the residual stream."""
+    n_heads: int = Field(4, ge=1)
+    """Attention heads in each block."""
+    d_head: int | None = Field(None, ge=1)
+    """Width of one head; d_model / n_heads unless given."""
+    d_mlp: int = Field(512, ge=1)
+    """Neurons in each MLP layer."""
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    """The MLP's nonlinearity."""
+    gated: bool = False
+    """A gated MLP: GEGLU with gelu, SwiGLU with silu."""
+    mlp_depth: int = Field(2, ge=2)
+    """Linear layers in each MLP."""
+    attention_only: bool = False
+    """No MLPs at all."""
+    normalization: Literal["none", "layer", "rms"] = "none"
+    """Norm before attention and MLP, each with trained weights."""
+    final_norm: bool = True
+    """A norm before the unembedding too (where there is a norm at all)."""
+    norm_epsilon: float = Field(1e-5, gt=0)
+    """Added to the variance."""
+    positions: Annotated[SerializeAsAny[PositionScheme], BeforeValidator(POSITIONS.parse)] = Learned()
+    """How the model knows where a token stands."""
+    attention_bias: bool = False
+    """Trained biases of queries, keys, values and the output projection."""
+    mlp_bias: bool = True
+    """Trained biases in the MLP."""
+    unembed_bias: bool = False
+    """A trained bias on the logits."""
+    tied: bool = False
+    """One matrix embeds and unembeds: one parameter, one gradient."""
+    n_ctx: int | None = Field(None, ge=1)
+    """Positions; what the task needs unless given."""
+    init_scale: float = Field(1.0, gt=0)
+    """Weights start normal, of standard deviation init_scale / √d_model; biases start at 0, norm weights at 1."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.d_head is None and self.d_model % self.n_heads:
+            nearest = self.d_model // self.n_heads * self.n_heads or self.n_heads
+            raise ValueError(
+                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}; "
+                f"try d_model = {nearest}, or give d_head"
+            )
+        if problem := self.positions.objection(self.head_width):
+            raise ValueError(problem)
+        return self
+
+    @property
+    def head_width(self) -> int:
+        """d_head, given or derived."""
+        return self.d_head or self.d_model // self.n_heads
+
+    @property
+    def init_std(self) -> float:
+        """Standard deviation of the initial weights."""
+        return self.init_scale / math.sqrt(self.d_model)
+
+    def hooked(self, d_vocab: int, d_vocab_out: int, n_ctx: int) -> HookedTransformerConfig:
+        """The TransformerLens config. It carries no seed: TransformerLens would reseed every library globally."""
+        arguments: dict[str, Any] = {
+            "n_layers": self.n_layers,
+            "d_model": self.d_model,
+            "n_ctx": n_ctx,
+            "n_heads": self.n_heads,
+            "d_head": self.head_width,
+            "d_mlp": None if self.attention_only else self.d_mlp,
+            "d_vocab": d_vocab,
+            "d_vocab_out": d_vocab_out,
+            "act_fn": self.activation,
+            "gated_mlp": self.gated,
+            "attn_only": self.attention_only,
+            "normalization_type": {"none": None, "layer": "LN", "rms": "RMS"}[self.normalization],
+            "eps": self.norm_epsilon,
+            "init_weights": False,
+            "device": "cpu",
+            **self.positions.hooked_arguments(self.head_width),
+        }
+        return HookedTransformerConfig(**arguments)

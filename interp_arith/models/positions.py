@@ -1,0 +1,126 @@
+"""Position schemes: how a model knows where a token stands. Both forward passes use them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+from transformer_lens.components import PosEmbed
+
+from interp_arith.registry import Choice, Registry
+
+
+class PositionScheme(Choice, ABC):
+    """A choice of positions. What it adds to the embedding is `embed`; what it does to a query or key is `rotate`."""
+
+    kind: str
+
+    def objection(self, d_head: int) -> str | None:
+        """Why this scheme does not fit heads of that width, if it does not."""
+
+    @abstractmethod
+    def hooked_arguments(self, d_head: int) -> dict[str, Any]:
+        """What TransformerLens is told."""
+
+    def module(self, learned: PosEmbed) -> nn.Module:
+        """What stands at `pos_embed` of the hooked model, in place of the learned table."""
+        return learned
+
+    def embed(self, parameters: Mapping[str, Tensor], tokens: Int[Tensor, "batch pos"]) -> Tensor | float:
+        """What is added to the token embeddings, [pos d_model]; 0 for nothing."""
+        return 0.0
+
+    def rotate(
+        self, x: Float[Tensor, "batch query head d_head"], positions: Int[Tensor, " query"]
+    ) -> Float[Tensor, "batch query head d_head"]:
+        """Queries or keys as attention compares them."""
+        return x
+
+
+class Learned(PositionScheme):
+    """A trained vector for every position."""
+
+    kind: Literal["learned"] = "learned"
+
+    def hooked_arguments(self, d_head: int) -> dict[str, Any]:
+        """The standard table."""
+        return {"positional_embedding_type": "standard"}
+
+    def embed(self, parameters: Mapping[str, Tensor], tokens: Int[Tensor, "batch pos"]) -> Tensor | float:
+        """The first rows of the table."""
+        return parameters["pos_embed.W_pos"][: tokens.shape[-1]]
+
+
+class Rotary(PositionScheme):
+    """Queries and keys rotated by their position, adjacent coordinates in pairs (Su et al. 2021)."""
+
+    kind: Literal["rotary"] = "rotary"
+    base: int = Field(10_000, ge=2)
+    """Wavelengths grow from 2π to 2π·base; tiny models on short sequences do well with 3."""
+
+    def objection(self, d_head: int) -> str | None:
+        """Coordinates are rotated in pairs."""
+        return (
+            f"d_head = {d_head} is odd, and rotary positions turn coordinates in pairs"
+            if d_head % 2
+            else None
+        )
+
+    def hooked_arguments(self, d_head: int) -> dict[str, Any]:
+        """Adjacent pairs: the other pairing cannot be carried over to TransformerLens 4."""
+        return {
+            "positional_embedding_type": "rotary",
+            "rotary_dim": d_head,
+            "rotary_base": self.base,
+            "rotary_adjacent_pairs": True,
+        }
+
+    def rotate(
+        self, x: Float[Tensor, "batch query head d_head"], positions: Int[Tensor, " query"]
+    ) -> Float[Tensor, "batch query head d_head"]:
+        """Coordinates 2i and 2i+1 turned by position · base^(−2i/d_head)."""
+        d_head = x.shape[-1]
+        frequency = self.base ** -(torch.arange(0, d_head, 2, device=x.device, dtype=torch.float32) / d_head)
+        angle = (positions[:, None] * frequency)[:, None, :]
+        even, odd = rearrange(x, "... (pair two) -> two ... pair", two=2)
+        turned = torch.stack(
+            [even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], dim=-1
+        )
+        return rearrange(turned, "... pair two -> ... (pair two)").to(x.dtype)
+
+
+class NoPositions(PositionScheme):
+    """Nothing but the causal mask tells positions apart."""
+
+    kind: Literal["none"] = "none"
+
+    def hooked_arguments(self, d_head: int) -> dict[str, Any]:
+        """TransformerLens has no such type: the standard one, with the table replaced by zeros."""
+        return {"positional_embedding_type": "standard"}
+
+    def module(self, learned: PosEmbed) -> nn.Module:
+        """Zeros, so that `hook_pos_embed` stays live."""
+        return _ZeroPositions(learned.cfg.d_model)
+
+
+class _ZeroPositions(nn.Module):
+    """A position embedding without parameters."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        past_kv_pos_offset: int = 0,
+        attention_mask: Tensor | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        return torch.zeros(*tokens.shape, self.d_model, device=tokens.device)
+
+
+POSITIONS: Registry[PositionScheme] = Registry("position scheme", Learned, Rotary, NoPositions)

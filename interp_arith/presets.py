@@ -1,0 +1,216 @@
+"""Named RunConfigs: one table."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from interp_arith.errors import unknown
+from interp_arith.models.config import ModelConfig
+from interp_arith.tasks.addition import Addition
+from interp_arith.tasks.base import Task
+from interp_arith.tasks.modular import ModularArithmetic, PermutationComposition
+from interp_arith.tasks.text import Text
+from interp_arith.training.config import Budget, CheckpointPlan, RunConfig, StopRule
+from interp_arith.training.curricula import Phases
+from interp_arith.training.optimizers import AdamW
+from interp_arith.training.schedules import Constant, Cosine, Decay
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named config, and what it should reach.
+
+    Attributes:
+        config: what `interp-arith train NAME` trains.
+        reaches: the aim, in a few words.
+    """
+
+    config: RunConfig
+    reaches: str
+
+
+_WARM = Constant(warmup_steps=10)
+_GENERALIZED = StopRule(metric="test_exact_match", threshold=1.0, hold=5)
+
+
+def _modular(name: str, task: Task, reaches: str, **fields: Any) -> Preset:
+    """A one-layer ReLU model without norms on number tokens, full batch: it groks."""
+    defaults: dict[str, Any] = {
+        "model": ModelConfig(),
+        "optimizer": AdamW(learning_rate=1e-2, weight_decay=1.0),
+        "schedule": _WARM,
+        "budget": Budget(steps=1500),
+        "stop": _GENERALIZED,
+        "checkpoints": CheckpointPlan(every=25, state_every=100),
+    }
+    return Preset(RunConfig(name=name, task=task, **defaults | fields), reaches)
+
+
+def _characters(operation: str, p: int, layers: int) -> Preset:
+    name = {"add": "add", "subtract": "sub"}[operation]
+    task = ModularArithmetic.model_validate(
+        {"p": p, "operation": operation, "format": "characters", "train_fraction": 0.7, "val_fraction": 0.15}
+    )
+    config = RunConfig(
+        name=f"char-{name}-{p}-{layers}l",
+        task=task,
+        model=_CHARACTER_MODEL.model_copy(update={"n_layers": layers}),
+        optimizer=AdamW(learning_rate=1e-3, weight_decay=1.0),
+        schedule=_WARM,
+        budget=Budget(steps=20_000),
+        stop=StopRule(metric="test_exact_match", threshold=0.99),
+        checkpoints=CheckpointPlan(every=500, best_metric="val_loss", state_every=500),
+        batch_size=64,
+        log_every=50,
+        evaluate_every=250,
+    )
+    return Preset(config, "test exact match ≥ 0.99")
+
+
+_CHARACTER_MODEL = ModelConfig(activation="gelu", normalization="layer", attention_bias=True)
+
+
+def _adder(name: str, model: ModelConfig, steps: int, reaches: str, **fields: Any) -> Preset:
+    """Ten digits in characters, units of the answer first, short operands before long ones."""
+    defaults: dict[str, Any] = {
+        "task": Addition(n_digits=10, carry_share=0.3),
+        "curriculum": Phases(),
+        "checkpoints": CheckpointPlan(every=1000, best_metric="val_loss", state_every=1000),
+        "batch_size": 256,
+        "log_every": 100,
+        "evaluate_every": 500,
+        "budget": Budget(steps=steps),
+    }
+    return Preset(RunConfig(name=name, model=model, **defaults | fields), reaches)
+
+
+_ADDER_763 = ModelConfig(
+    d_model=7,
+    n_heads=1,
+    d_mlp=14,
+    activation="gelu",
+    normalization="layer",
+    final_norm=False,
+    mlp_bias=False,
+    tied=True,
+    n_ctx=35,
+)
+_ADDER_RECIPE: dict[str, Any] = {
+    "optimizer": AdamW(learning_rate=0.02, betas=(0.9, 0.99), weight_decay=0.01),
+    "schedule": Cosine(warmup_fraction=0.05, final_fraction=0.02),
+    "clip_norm": 1.0,
+}
+
+
+def _sanity(name: str, mask_first_n: int) -> Preset:
+    config = RunConfig(
+        name=name,
+        task=Text(text_to_learn="I know every carry by heart.", mask_first_n=mask_first_n),
+        model=ModelConfig(d_model=64, n_heads=2, d_mlp=128, activation="gelu", normalization="layer"),
+        optimizer=AdamW(learning_rate=3e-3, weight_decay=0.0),
+        schedule=_WARM,
+        budget=Budget(steps=1000),
+        stop=StopRule(metric="train_loss", threshold=1e-4),
+        checkpoints=CheckpointPlan(every=100, best_metric="train_loss", state_every=100),
+    )
+    return Preset(config, "training loss 0 (below 1e-4) within 1,000 steps")
+
+
+def _table() -> dict[str, Preset]:
+    entries = [
+        _modular("mod-add-113", ModularArithmetic(p=113), "every test question right within 600 steps"),
+        _modular(
+            "mod-add-113-fast",
+            ModularArithmetic(p=113),
+            "test accuracy ≥ 0.999 within 250 steps, and it stays",
+            model=ModelConfig(init_scale=0.5),
+            optimizer=AdamW(learning_rate=1.5e-2, weight_decay=2.0),
+            schedule=Decay(warmup_steps=10, start_fraction=0.5),
+            budget=Budget(steps=250),
+            stop=StopRule(),
+            evaluate_every=5,
+        ),
+        _modular(
+            "mod-add-113-canonical",
+            ModularArithmetic(p=113),
+            "Nanda et al. 2023: test loss < 1e-2 near 8,000 to 14,000 steps",
+            optimizer=AdamW(learning_rate=1e-3, weight_decay=1.0),
+            budget=Budget(steps=40_000),
+            stop=StopRule(),
+            checkpoints=CheckpointPlan(every=400, state_every=1000),
+            log_every=100,
+            evaluate_every=100,
+        ),
+    ]
+    for short, operation in {"add": "add", "sub": "subtract", "mul": "multiply", "div": "divide"}.items():
+        for p in (97, 113):
+            if (short, p) == ("add", 113):
+                continue
+            task = ModularArithmetic.model_validate({"p": p, "operation": operation, "train_fraction": 0.5})
+            entries.append(_modular(f"mod-{short}-{p}", task, "test accuracy ≥ 0.99 within 1,500 steps"))
+    entries += [
+        _characters(op, p, layers) for op in ("add", "subtract") for p in (97, 113) for layers in (1, 2)
+    ]
+    entries += [
+        Preset(
+            _characters("subtract", 97, 2).config.replace(
+                name="char-div-97-2l",
+                task=ModularArithmetic(
+                    p=97, operation="divide", format="characters", train_fraction=0.7, val_fraction=0.15
+                ),
+                batch_size=512,
+            ),
+            "test exact match ≥ 0.99",
+        ),
+        _modular(
+            "mod-s5",
+            PermutationComposition(train_fraction=0.5),
+            "test accuracy ≥ 0.99",
+            budget=Budget(steps=5000),
+        ),
+        _adder(
+            "add-10d-763",
+            _ADDER_763,
+            27_000,
+            "≥ 99.9 % of ten-digit sums (about half of the seeds)",
+            **_ADDER_RECIPE,
+        ),
+        _adder(
+            "add-10d-777",
+            _ADDER_763.model_copy(update={"final_norm": True}),
+            27_000,
+            "≥ 99.9 % of ten-digit sums (about half of the seeds)",
+            **_ADDER_RECIPE,
+        ),
+        _adder(
+            "add-10d-4k",
+            ModelConfig(d_model=16, n_heads=2, d_mlp=64, activation="gelu", normalization="layer"),
+            9_000,
+            "every one of 2,000 ten-digit sums",
+            **_ADDER_RECIPE,
+        ),
+        _sanity("sanity", 0),
+        _sanity("sanity-masked", 3),
+    ]
+    return {entry.config.name: entry for entry in entries}
+
+
+PRESETS = _table()
+
+
+def presets() -> list[str]:
+    """The names of all presets."""
+    return list(PRESETS)
+
+
+def preset(name: str, **overrides: Any) -> RunConfig:
+    """The config of a preset, with some fields replaced.
+
+    >>> preset("mod-add-113", budget={"steps": 300}).budget.steps
+    300
+
+    Raises:
+        RequestError: no such preset (with the nearest names), or a field is wrong.
+    """
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    return PRESETS[name].config.replace(**overrides)

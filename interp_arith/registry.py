@@ -1,0 +1,56 @@
+"""A table: name -> class, and choices that are their own config; knows no entry of any table."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from interp_arith.errors import RequestError, unknown
+
+T = TypeVar("T")
+
+
+class Choice(BaseModel):
+    """A frozen choice: it validates itself, refuses unknown fields, and round-trips through YAML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Registry(Mapping[str, type[T]], Generic[T]):
+    """A visible table of the classes of one kind.
+
+    Args:
+        noun: what an entry is, for messages ("task").
+        *entries: classes with a literal `kind` field, which is their name in the table.
+    """
+
+    def __init__(self, noun: str, *entries: type[T]) -> None:
+        self.noun = noun
+        self._entries: dict[str, type[T]] = {entry.model_fields["kind"].default: entry for entry in entries}  # type: ignore[attr-defined]
+
+    def __getitem__(self, name: str) -> type[T]:
+        """The class of that name; RequestError with the nearest names otherwise."""
+        if name not in self._entries:
+            raise unknown(self.noun, str(name), self._entries)
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def parse(self, value: Any) -> Any:
+        """A plain mapping with a `kind` becomes the choice that it names; anything else passes through.
+
+        Raises:
+            RequestError: the mapping has no `kind`, or one that is not in the table.
+        """
+        if not isinstance(value, Mapping):
+            return value
+        if "kind" not in value:
+            raise RequestError(f"{self.noun}: no kind given; there are: {', '.join(self)}")
+        return self[str(value["kind"])].model_validate(value)  # type: ignore[attr-defined]

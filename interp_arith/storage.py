@@ -1,0 +1,391 @@
+"""The only module that knows the file names in a run directory: atomic writes, hashes, locks; knows no model."""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor
+
+from interp_arith.errors import RequestError, WorkError
+
+FORMAT_VERSION = 1
+Record = Mapping[str, float]
+
+
+class DamagedFileError(WorkError):
+    """A file of a run is missing, cut short or altered."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One line of checkpoints.jsonl: the checkpoint exists when its line does.
+
+    Attributes:
+        step: updates made.
+        file: the weights, relative to the run directory.
+        sha256: of the file.
+        metrics: what was measured at that step.
+    """
+
+    step: int
+    file: str
+    sha256: str
+    metrics: dict[str, float]
+
+
+class RunDirectory:
+    """The files of one run. Nothing is ever left half-written: see write_atomically."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is the run's."""
+        return self.path.name
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / "config.yaml").is_file()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the run's only writer; a killed process leaves no lock behind.
+
+        Raises:
+            RequestError: another process is writing this run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "a+", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                writer = file.read().strip() or "?"
+                raise RequestError(
+                    f"run {self.path} is being written by process {writer}; wait for it, or give another --name"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process is writing this run at the moment."""
+        try:
+            with open(self.path / ".lock", encoding="ascii") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    # --- config.yaml, run.json, split.npy, and whatever is written once ---
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """The resolved RunConfig."""
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "config.yaml", text.encode())
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved RunConfig, as plain data."""
+        return read_yaml(self.path / "config.yaml")
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        """run.json: versions, device, status, wall time, summary."""
+        text = json.dumps({"format": FORMAT_VERSION, **info}, indent=1)
+        write_atomically(self.path / "run.json", text.encode())
+
+    def read_info(self) -> dict[str, Any]:
+        """run.json; empty where a run was killed before its first line."""
+        file = self.path / "run.json"
+        if not file.is_file():
+            return {}
+        try:
+            info = json.loads(file.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise DamagedFileError(f"{file} is damaged: it is no JSON") from None
+        if info.get("format") != FORMAT_VERSION:
+            raise RequestError(
+                f"{file}: format {info.get('format')}; this version reads format {FORMAT_VERSION}, "
+                "install the version that wrote the run"
+            )
+        return info
+
+    def write_split(self, train_mask: np.ndarray) -> None:
+        """split.npy: somebody else's split."""
+        buffer = io.BytesIO()
+        np.save(buffer, train_mask, allow_pickle=False)
+        write_atomically(self.path / "split.npy", buffer.getvalue())
+
+    def read_split(self) -> np.ndarray | None:
+        """The split that was given, if one was."""
+        file = self.path / "split.npy"
+        if not file.is_file():
+            return None
+        try:
+            return np.load(file, allow_pickle=False)
+        except (ValueError, EOFError):
+            raise DamagedFileError(f"{file} is damaged: it is no NumPy array") from None
+
+    def write_curves(self, html: str) -> Path:
+        """curves.html."""
+        write_atomically(self.path / "curves.html", html.encode())
+        return self.path / "curves.html"
+
+    def write_evaluation(self, protocol: str, step: int, result: Mapping[str, Any]) -> Path:
+        """evaluations/PROTOCOL-step-N.json."""
+        file = self.path / "evaluations" / f"{protocol}-step-{step}.json"
+        write_atomically(file, json.dumps(result, indent=1, ensure_ascii=False).encode())
+        return file
+
+    def append_log(self, line: str) -> None:
+        """One line in train.log."""
+        with open(self.path / "train.log", "a", encoding="utf-8") as file:
+            file.write(line.rstrip("\n") + "\n")
+
+    @property
+    def tensorboard_folder(self) -> Path:
+        """Where TensorBoard's event files go."""
+        return self.path / "tensorboard"
+
+    # --- metrics.jsonl ---
+
+    def append_metrics(self, records: Iterable[Record]) -> None:
+        """Add records to metrics.jsonl, flushed to disk."""
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        if text:
+            _append_durably(self.path / "metrics.jsonl", text)
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """Every logged record; a torn last line is left out."""
+        return _read_lines(self.path / "metrics.jsonl")
+
+    def cut_metrics(self, last_step: int, inclusive: bool) -> None:
+        """Forget the records after a step."""
+        _cut_lines(self.path / "metrics.jsonl", last_step, inclusive)
+
+    # --- checkpoints.jsonl and weights/ ---
+
+    def write_checkpoint(self, step: int, weights: Mapping[str, Tensor], metrics: Record) -> None:
+        """One point of the trajectory: the weights first, then the line that makes them exist."""
+        file = f"weights/step-{step:08d}.safetensors"
+        data = safetensors.torch.save(dict(weights))
+        write_atomically(self.path / file, data)
+        line = asdict(Checkpoint(step, file, _sha256(data), dict(metrics)))
+        _append_durably(self.path / "checkpoints.jsonl", json.dumps(line) + "\n")
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The trajectory, by step."""
+        return [Checkpoint(**line) for line in _read_lines(self.path / "checkpoints.jsonl")]
+
+    def cut_checkpoints(self, last_step: int, inclusive: bool) -> None:
+        """Forget the checkpoints after a step."""
+        _cut_lines(self.path / "checkpoints.jsonl", last_step, inclusive)
+
+    def read_weights(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+        """The weights of one checkpoint, their hash checked.
+
+        Raises:
+            DamagedFileError: the file is missing, cut short or altered; the message names it.
+        """
+        return safetensors.torch.load(_read_checked(self.path / checkpoint.file, checkpoint.sha256))
+
+    # --- best/ ---
+
+    def write_best(self, step: int, weights: Mapping[str, Tensor], metrics: Record) -> Checkpoint:
+        """Keep the weights of one of the best steps."""
+        file = f"best/step-{step:08d}.safetensors"
+        data = safetensors.torch.save(dict(weights))
+        write_atomically(self.path / file, data)
+        return Checkpoint(step, file, _sha256(data), dict(metrics))
+
+    def write_best_list(self, best: Iterable[Checkpoint]) -> None:
+        """best/best.json: the best steps, best first."""
+        text = json.dumps([asdict(checkpoint) for checkpoint in best], indent=1)
+        write_atomically(self.path / "best" / "best.json", text.encode())
+
+    def best(self) -> list[Checkpoint]:
+        """The best steps, best first."""
+        file = self.path / "best" / "best.json"
+        if not file.is_file():
+            return []
+        try:
+            return [Checkpoint(**line) for line in json.loads(file.read_text(encoding="utf-8"))]
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
+            raise DamagedFileError(f"{file} is damaged: it is no list of checkpoints") from None
+
+    def prune_best(self) -> None:
+        """Delete the weights that are no longer among the best."""
+        kept = {checkpoint.file for checkpoint in self.best()}
+        for file in (self.path / "best").glob("step-*.safetensors"):
+            if file.relative_to(self.path).as_posix() not in kept:
+                file.unlink()
+
+    # --- state/ ---
+
+    def write_state(self, step: int, state: Mapping[str, Any], keep: int = 2) -> None:
+        """A full state to resume from, its hash in its name; the older ones beyond `keep` are deleted."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        data = buffer.getvalue()
+        write_atomically(self.path / "state" / f"step-{step:08d}-{_sha256(data)[:16]}.pt", data)
+        for file in self._state_files()[:-keep]:
+            file.unlink()
+
+    def state_steps(self) -> list[int]:
+        """The steps that can be resumed from, damaged files left out."""
+        return [_state_step(file) for file in self._state_files() if _state_is_whole(file)]
+
+    def damaged_states(self) -> list[Path]:
+        """States that are there and cannot be used."""
+        return [file for file in self._state_files() if not _state_is_whole(file)]
+
+    def read_state(self, step: int) -> dict[str, Any]:
+        """The full state of a step of state_steps()."""
+        file = next(f for f in self._state_files() if _state_step(f) == step and _state_is_whole(f))
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+    def cut_states(self, last_step: int) -> None:
+        """Delete the states after a step, and damaged ones."""
+        for file in self._state_files():
+            if _state_step(file) > last_step or not _state_is_whole(file):
+                file.unlink()
+
+    def _state_files(self) -> list[Path]:
+        return sorted((self.path / "state").glob("step-*.pt"))
+
+
+def write_atomically(file: Path, data: bytes) -> None:
+    """Write to a temporary name, flush to disk, rename, flush the folder.
+
+    Raises:
+        WorkError: the disk is full or the folder cannot be written; what stood there before still stands.
+    """
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, file)
+        _flush_folder(file.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise _cannot_write(file, error) from error
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Raises:
+        RequestError: the file is missing, or is no YAML mapping.
+    """
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"{file}: no such file") from None
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"{file}: no YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(data, dict):
+        raise RequestError(f"{file}: no YAML mapping; a config looks like runs/NAME/config.yaml")
+    return data
+
+
+def sha256_of_folder(folder: Path, pattern: str) -> dict[str, str]:
+    """File name -> sha256, for data files that a run rests on."""
+    return {file.name: _sha256(file.read_bytes()) for file in sorted(folder.glob(pattern))}
+
+
+def _cannot_write(file: Path, error: OSError) -> WorkError:
+    return WorkError(
+        f"{file} could not be written ({error.strerror or error}); everything saved before it is whole; "
+        "make room, then run the same command with --resume"
+    )
+
+
+def _append_durably(file: Path, text: str) -> None:
+    new = not file.exists()
+    before = 0 if new else file.stat().st_size
+    try:
+        with open(file, "a", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        if new:
+            _flush_folder(file.parent)
+    except OSError as error:
+        if file.exists():
+            os.truncate(file, before)
+        raise _cannot_write(file, error) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line:
+                rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):  # only the last line, the one without an end, may be torn
+                raise DamagedFileError(
+                    f"{file}, line {number} is damaged; restore it, or train anew"
+                ) from None
+    return rows
+
+
+def _cut_lines(file: Path, last_step: int, inclusive: bool) -> None:
+    kept = [row for row in _read_lines(file) if row["step"] < last_step + inclusive]
+    if file.is_file():
+        write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def _read_checked(file: Path, sha256: str) -> bytes:
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise DamagedFileError(f"{file} is missing") from None
+    if _sha256(data) != sha256:
+        raise DamagedFileError(f"{file} is damaged: its sha256 is not the one in checkpoints.jsonl")
+    return data
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _state_step(file: Path) -> int:
+    return int(file.name.split("-")[1])
+
+
+def _state_is_whole(file: Path) -> bool:
+    return file.stem.rsplit("-", 1)[-1] == _sha256(file.read_bytes())[:16]

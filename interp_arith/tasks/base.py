@@ -1,0 +1,157 @@
+"""What a task is: vocabulary, questions, answers, answer positions, splits; knows no particular arithmetic."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from pydantic import Field
+from torch import Tensor
+
+from interp_arith.errors import RequestError
+from interp_arith.registry import Choice
+from interp_arith.tasks.sampling import Limits, SplitName
+from interp_arith.tasks.tokenizer import Vocabulary
+
+Questions = Sequence[str] | np.ndarray | Tensor
+"""Strings in human order ("23+45="), or integers [n, operands]."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Questions as the model sees them, with what it must answer.
+
+    Attributes:
+        tokens: the input, the last answer token left off.
+        targets: the right token at each answer position.
+        mask: where the loss counts.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    targets: Int[Tensor, "batch answer"]
+    mask: Bool[Tensor, "batch answer"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def rows(self, index: slice | Int[Tensor, " rows"]) -> "Examples":
+        """Some of the questions."""
+        return Examples(self.tokens[index], self.targets[index], self.mask[index])
+
+    def to(self, device: torch.device) -> "Examples":
+        """The same examples on a device."""
+        return Examples(self.tokens.to(device), self.targets.to(device), self.mask.to(device))
+
+
+class Task(Choice, ABC):
+    """What is learnt. A frozen choice; everything it knows follows from its fields.
+
+    A question is a string in human order ("23+45=") or a row of integers. Every method takes a list of the
+    first or an integer array [n, operands].
+    """
+
+    kind: str
+    seed: int = Field(0, ge=0)
+    """Which split, or which questions, of the many that the task can draw."""
+    mask_first_n: int = Field(0, ge=0)
+    """No loss on the first n target tokens of each question."""
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> Vocabulary:
+        """The input tokens."""
+
+    @property
+    def d_vocab_out(self) -> int:
+        """How many output tokens (or classes) there are; the input tokens unless a task says otherwise."""
+        return len(self.vocabulary)
+
+    @property
+    @abstractmethod
+    def n_ctx(self) -> int:
+        """Input positions that the longest question and its answer need."""
+
+    @property
+    @abstractmethod
+    def answer_positions(self) -> tuple[int, ...]:
+        """Input positions whose logits predict the answer tokens."""
+
+    @abstractmethod
+    def parse(self, questions: Questions) -> Int[np.ndarray, "batch operands"]:
+        """Questions as integers.
+
+        Raises:
+            RequestError: a question is malformed or out of range; the message names it and shows a right one.
+        """
+
+    @abstractmethod
+    def text(self, questions: Questions) -> list[str]:
+        """Questions as strings in human order, up to and with "="."""
+
+    @abstractmethod
+    def tokens(self, questions: Questions) -> Int[Tensor, "batch pos"]:
+        """The prompt: everything up to where the first answer token is predicted."""
+
+    @abstractmethod
+    def answer(self, questions: Questions) -> Int[np.ndarray, " batch"] | list[str]:
+        """The right answers: integers for arithmetic, strings for a text."""
+
+    @abstractmethod
+    def answer_tokens(self, questions: Questions) -> Int[Tensor, "batch answer"]:
+        """The right answers as tokens, in the order in which the model writes them."""
+
+    @abstractmethod
+    def read_answer(self, tokens: Int[Tensor, "batch answer"]) -> list[str]:
+        """Answer tokens as strings in human order; symbols as they stand where they are no number."""
+
+    @abstractmethod
+    def split(self, name: SplitName) -> Int[np.ndarray, "batch operands"]:
+        """The questions of a split; a sampled task gives its fixed val and test questions."""
+
+    def examples(self, questions: Questions) -> Examples:
+        """Inputs, targets and loss mask."""
+        prompt, answer = self.tokens(questions), self.answer_tokens(questions)
+        mask = torch.ones_like(answer, dtype=torch.bool)
+        mask[:, : self.mask_first_n] = False
+        return Examples(torch.cat([prompt, answer[:, :-1]], dim=1), answer, mask)
+
+    def sequence_length(self, question: str) -> int:
+        """Tokens that a question and its answer take, even if that is more than the task has positions for."""
+        return self.n_ctx + 1
+
+    def with_seed(self, seed: int) -> "Task":
+        """The same task with another split."""
+        return self.model_copy(update={"seed": seed})
+
+
+class SampledTask(Task, ABC):
+    """A task with more questions than can be listed; training draws them, a hash keeps splits apart."""
+
+    val_questions: int = Field(1000, ge=0)
+    """Size of the fixed validation set."""
+    test_questions: int = Field(2000, ge=0)
+    """Size of the fixed test set."""
+
+    @property
+    @abstractmethod
+    def limits(self) -> Limits:
+        """The widest range that may be sampled."""
+
+    @abstractmethod
+    def sample(
+        self, split: SplitName, n: int, rng: np.random.Generator, limits: Limits | None = None
+    ) -> Int[np.ndarray, "batch operands"]:
+        """n questions of a split, drawn from the generator, within the limits."""
+
+
+def integer_questions(questions: np.ndarray | Tensor, operands: int) -> Int[np.ndarray, "batch operands"]:
+    """An integer array of questions, its shape and type checked."""
+    array = np.asarray(questions)
+    if array.ndim != 2 or array.shape[1] != operands or not np.issubdtype(array.dtype, np.integer):
+        raise RequestError(
+            f"questions: given an array of shape {list(array.shape)} and type {array.dtype}; "
+            f"allowed: integers of shape [n, {operands}], or a list of strings"
+        )
+    return array.astype(np.int64)

@@ -1,0 +1,400 @@
+"""a op b mod p (all operations), and composition in S5: tasks whose questions can all be listed.
+
+`ModularArithmetic(p=113)` asks "23+45=" as tokens [23, 45, 113] and wants class 68.
+"""
+
+import itertools
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+from torch import Tensor
+
+from interp_arith.errors import RequestError, unknown
+from interp_arith.tasks.base import Questions, Task, integer_questions
+from interp_arith.tasks.sampling import SplitName, draw_split
+from interp_arith.tasks.tokenizer import Vocabulary, characters, numbers
+
+Integers = Int[np.ndarray, " batch"]
+Format = Literal["numbers", "numbers-with-operation", "numbers-bare", "characters"]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation: its sign in a question, its meaning, and whether it needs an inverse mod p."""
+
+    sign: str
+    compute: Callable[[Integers, Integers, int], Integers]
+    divides: bool = False
+    zero_allowed: bool = True
+
+
+def _divide(a: Integers, b: Integers, p: int) -> Integers:
+    inverse = np.array([pow(int(x), -1, p) if x % p else 0 for x in range(p)])
+    return a * inverse[b % p] % p
+
+
+OPERATIONS: dict[str, Operation] = {
+    "add": Operation("+", lambda a, b, p: (a + b) % p),
+    "subtract": Operation("-", lambda a, b, p: (a - b) % p),
+    "multiply": Operation("*", lambda a, b, p: a * b % p),
+    "divide": Operation("/", _divide, divides=True, zero_allowed=False),
+    "x^2+y^2": Operation("@", lambda a, b, p: (a * a + b * b) % p),
+    "x^2+xy+y^2": Operation("@", lambda a, b, p: (a * a + a * b + b * b) % p),
+    "x^2+xy+y^2+x": Operation("@", lambda a, b, p: (a * a + a * b + b * b + a) % p),
+    "x^3+xy": Operation("@", lambda a, b, p: (a**3 + a * b) % p),
+    "x^3+xy^2+y": Operation("@", lambda a, b, p: (a**3 + a * b * b + b) % p),
+    "parity-mixed": Operation(
+        "@", lambda a, b, p: np.where(b % 2 == 1, _divide(a, b, p), (a - b) % p), divides=True
+    ),
+}
+"""The operations of Power et al. 2022, appendix A.1.1; "parity-mixed" is x/y for odd y, else x−y."""
+
+OperationName = Literal[
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "x^2+y^2",
+    "x^2+xy+y^2",
+    "x^2+xy+y^2+x",
+    "x^3+xy",
+    "x^3+xy^2+y",
+    "parity-mixed",
+]
+
+
+class PairTask(Task, ABC):
+    """Two elements of a finite set in, one out: all questions can be listed, and are split by rows."""
+
+    train_fraction: float = Field(0.3, gt=0, le=1)
+    """Share of all questions that is trained on."""
+    val_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share kept for choosing; the rest is the test set."""
+
+    _train_mask: bytes | None = PrivateAttr(None)
+
+    @property
+    @abstractmethod
+    def n_elements(self) -> int:
+        """Size of the set."""
+
+    @property
+    @abstractmethod
+    def sign(self) -> str:
+        """The operation's sign in a question."""
+
+    @abstractmethod
+    def compute(self, a: Integers, b: Integers) -> Integers:
+        """The answer to each question."""
+
+    @model_validator(mode="after")
+    def _check_fractions(self) -> Self:
+        if self.train_fraction + self.val_fraction > 1 + 1e-9:
+            raise ValueError(
+                f"train_fraction {self.train_fraction} and val_fraction {self.val_fraction} exceed 1 together; "
+                "lower one of them"
+            )
+        return self
+
+    def all_questions(self) -> Int[np.ndarray, "batch operands"]:
+        """Every question that has an answer, b running fastest."""
+        return np.stack(np.divmod(np.arange(self.n_elements**2), self.n_elements), axis=1)
+
+    def split(self, name: SplitName) -> Int[np.ndarray, "batch operands"]:
+        """The questions of a split, in the order of all_questions."""
+        questions = self.all_questions()
+        mask = self.train_mask
+        if mask is None:
+            return questions[
+                draw_split(len(questions), self.train_fraction, self.val_fraction, self.seed)[name]
+            ]
+        trained = mask[questions[:, 0], questions[:, 1]]
+        return questions[{"train": trained, "val": np.zeros_like(trained), "test": ~trained}[name]]
+
+    @property
+    def train_mask(self) -> Bool[np.ndarray, "a b"] | None:
+        """The split that was given, if one was: True where a question is trained on."""
+        if self._train_mask is None:
+            return None
+        bits = np.unpackbits(np.frombuffer(self._train_mask, dtype=np.uint8), count=self.n_elements**2)
+        return bits.astype(bool).reshape(self.n_elements, self.n_elements)
+
+    def with_split(self, train_mask: Bool[np.ndarray, "a b"]) -> Self:
+        """The same task with somebody else's split: True at [a, b] is trained on, the rest is the test set.
+
+        Raises:
+            RequestError: the mask has another shape, is no boolean array, or has no training row.
+        """
+        mask = np.asarray(train_mask)
+        wanted = (self.n_elements, self.n_elements)
+        if mask.shape != wanted or mask.dtype != bool:
+            raise RequestError(
+                f"split mask: given shape {list(mask.shape)} of {mask.dtype}; allowed: {list(wanted)} of bool"
+            )
+        questions = self.all_questions()
+        if not mask[questions[:, 0], questions[:, 1]].any():
+            raise RequestError("split mask: no training row; set at least one allowed question to True")
+        copy = self.model_copy()
+        copy._train_mask = np.packbits(mask).tobytes()
+        return copy
+
+    def parse(self, questions: Questions) -> Int[np.ndarray, "batch operands"]:
+        """Questions as [n, 2] integers; see Task.parse."""
+        if isinstance(questions, np.ndarray | Tensor):
+            pairs = integer_questions(questions, 2)
+        else:
+            pairs = np.array([self._parse_one(q) for q in questions], dtype=np.int64).reshape(-1, 2)
+        for a, b in pairs[((pairs < 0) | (pairs >= self.n_elements)).any(axis=1)][:1]:
+            raise RequestError(
+                f"question {a}{self.sign}{b}=: numbers must be from 0 to {self.n_elements - 1}; "
+                f"for example {self._example()!r}"
+            )
+        return pairs
+
+    def _parse_one(self, question: str) -> tuple[int, int]:
+        found = re.fullmatch(rf"\s*(\d+)\s*{re.escape(self.sign)}\s*(\d+)\s*=\s*", question, re.ASCII)
+        if not found:
+            raise RequestError(
+                f"question {question!r} is not of the form a{self.sign}b= with two whole numbers; "
+                f"for example {self._example()!r}"
+            )
+        a, b = (number.lstrip("0") or "0" for number in found.groups())
+        if max(len(a), len(b)) > 18:
+            raise RequestError(
+                f"question {question!r}: numbers must be from 0 to {self.n_elements - 1}; "
+                f"for example {self._example()!r}"
+            )
+        return int(a), int(b)
+
+    def _example(self) -> str:
+        return f"{min(23, self.n_elements - 1)}{self.sign}{min(45, self.n_elements - 1)}="
+
+    def text(self, questions: Questions) -> list[str]:
+        """Questions as strings ("23+45=")."""
+        return [f"{a}{self.sign}{b}=" for a, b in self.parse(questions)]
+
+    def answer(self, questions: Questions) -> Integers:
+        """The right answers, as elements 0 … n−1."""
+        a, b = self.parse(questions).T
+        return self.compute(a, b)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The elements, then "="."""
+        return numbers(self.n_elements, "=")
+
+    @property
+    def d_vocab_out(self) -> int:
+        """The elements alone."""
+        return self.n_elements
+
+    @property
+    def n_ctx(self) -> int:
+        """[a, b, =]."""
+        return 3
+
+    @property
+    def answer_positions(self) -> tuple[int, ...]:
+        """The last position."""
+        return (self.n_ctx - 1,)
+
+    def tokens(self, questions: Questions) -> Int[Tensor, "batch pos"]:
+        """[a, b, =]."""
+        pairs = torch.from_numpy(self.parse(questions))
+        return torch.cat([pairs, torch.full((len(pairs), 1), self.n_elements)], dim=1)
+
+    def answer_tokens(self, questions: Questions) -> Int[Tensor, "batch answer"]:
+        """One token an answer."""
+        return torch.from_numpy(self.answer(questions))[:, None]
+
+    def read_answer(self, tokens: Int[Tensor, "batch answer"]) -> list[str]:
+        """The elements' numbers."""
+        return [str(int(row[0])) for row in tokens]
+
+
+class ModularArithmetic(PairTask):
+    """a op b mod p.
+
+    Formats: "numbers" is [a, b, =]; "numbers-with-operation" [a, op, b, =]; "numbers-bare" [a, b], the answer
+    read at the last position; "characters" spells the numbers with leading zeros ("023+045=068").
+    """
+
+    kind: Literal["modular"] = "modular"
+    p: int = Field(113, ge=3)
+    """The modulus."""
+    operation: OperationName = "add"
+    """What is computed; a name of OPERATIONS."""
+    format: Format = "numbers"
+    """How a question becomes tokens."""
+
+    @field_validator("operation", mode="before")
+    @classmethod
+    def _known_operation(cls, value: str) -> str:
+        if str(value) not in OPERATIONS:
+            raise unknown("operation", str(value), OPERATIONS)
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if OPERATIONS[self.operation].divides and not _is_prime(self.p):
+            raise ValueError(
+                f"p = {self.p} is not prime, and {self.operation} needs inverses; try p = 97 or 113"
+            )
+        if self.mask_first_n >= self._answer_length:
+            raise ValueError(
+                f"mask_first_n = {self.mask_first_n} leaves no loss: an answer has {self._answer_length} "
+                "target tokens"
+            )
+        return self
+
+    @property
+    def n_elements(self) -> int:
+        """p."""
+        return self.p
+
+    @property
+    def sign(self) -> str:
+        """+ − * / or @ for a polynomial."""
+        return OPERATIONS[self.operation].sign
+
+    def compute(self, a: Integers, b: Integers) -> Integers:
+        """a op b mod p."""
+        return OPERATIONS[self.operation].compute(a, b, self.p)
+
+    def all_questions(self) -> Int[np.ndarray, "batch operands"]:
+        """Every pair; for divide those with b ≠ 0."""
+        questions = super().all_questions()
+        return questions if OPERATIONS[self.operation].zero_allowed else questions[questions[:, 1] != 0]
+
+    def parse(self, questions: Questions) -> Int[np.ndarray, "batch operands"]:
+        """Questions as [n, 2] integers; division by zero is refused."""
+        pairs = super().parse(questions)
+        if not OPERATIONS[self.operation].zero_allowed and (pairs[:, 1] == 0).any():
+            a = pairs[pairs[:, 1] == 0][0, 0]
+            raise RequestError(f"question {a}/0=: b must be from 1 to {self.p - 1}; for example '23/45='")
+        return pairs
+
+    def sequence_length(self, question: str) -> int:
+        """In characters it grows with the widest number; number tokens always take the same."""
+        widest = max(map(len, re.findall(r"\d+", question)), default=0)
+        return self.n_ctx + 1 + (2 * max(widest - self._width, 0) if self.format == "characters" else 0)
+
+    @property
+    def _width(self) -> int:
+        return len(str(self.p - 1))
+
+    @property
+    def _answer_length(self) -> int:
+        return self._width if self.format == "characters" else 1
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Residues 0 … p−1, then "=" and the sign where the format has them; or digits, sign and "="."""
+        return {
+            "numbers": numbers(self.p, "="),
+            "numbers-with-operation": numbers(self.p, "=", self.sign),
+            "numbers-bare": numbers(self.p),
+            "characters": characters(self.sign, "="),
+        }[self.format]
+
+    @property
+    def d_vocab_out(self) -> int:
+        """p classes; every character in the character format."""
+        return len(self.vocabulary) if self.format == "characters" else self.p
+
+    @property
+    def n_ctx(self) -> int:
+        """Length of the prompt and all answer tokens but the last."""
+        return {
+            "numbers": 3,
+            "numbers-with-operation": 4,
+            "numbers-bare": 2,
+            "characters": 3 * self._width + 1,
+        }[self.format]
+
+    @property
+    def answer_positions(self) -> tuple[int, ...]:
+        """The last position of the prompt, and those of the answer tokens but the last."""
+        return tuple(range(self.n_ctx - self._answer_length, self.n_ctx))
+
+    def tokens(self, questions: Questions) -> Int[Tensor, "batch pos"]:
+        """The prompt in the task's format."""
+        pairs = torch.from_numpy(self.parse(questions))
+        a, b = pairs[:, :1], pairs[:, 1:]
+        equals, sign = torch.full_like(a, self.p), torch.full_like(a, self.p + 1)
+        if self.format == "numbers":
+            return torch.cat([a, b, equals], dim=1)
+        if self.format == "numbers-with-operation":
+            return torch.cat([a, sign, b, equals], dim=1)
+        if self.format == "numbers-bare":
+            return pairs
+        sign, equals = torch.full_like(a, 10), torch.full_like(a, 11)
+        return torch.cat([self._digits(a), sign, self._digits(b), equals], dim=1)
+
+    def answer_tokens(self, questions: Questions) -> Int[Tensor, "batch answer"]:
+        """The class, or the answer's digits, highest first."""
+        answers = torch.from_numpy(self.answer(questions))[:, None]
+        return self._digits(answers) if self.format == "characters" else answers
+
+    def read_answer(self, tokens: Int[Tensor, "batch answer"]) -> list[str]:
+        """The number that the tokens spell; the symbols themselves where one is no digit."""
+        words = ["".join(self.vocabulary.decode(row.tolist())) for row in tokens]
+        return [str(int(word)) if word.isdigit() else word for word in words]
+
+    def _digits(self, values: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch digit"]:
+        return values // 10 ** torch.arange(self._width - 1, -1, -1) % 10
+
+
+def _is_prime(n: int) -> bool:
+    return n > 1 and all(n % d for d in range(2, int(n**0.5) + 1))
+
+
+_PERMUTATIONS = np.array(list(itertools.permutations(range(5))))
+_PLACES = 5 ** np.arange(4, -1, -1)
+_INDEX = {int(row @ _PLACES): i for i, row in enumerate(_PERMUTATIONS)}
+
+
+def _compose(x: Integers, y: Integers) -> Integers:
+    """(x·y)(i) = x(y(i)), on indices of permutations in lexicographic order."""
+    composed = np.take_along_axis(_PERMUTATIONS[x], _PERMUTATIONS[y], axis=1) @ _PLACES
+    return np.array([_INDEX[int(code)] for code in composed], dtype=np.int64)
+
+
+def _invert(x: Integers) -> Integers:
+    codes = np.argsort(_PERMUTATIONS[x], axis=1) @ _PLACES
+    return np.array([_INDEX[int(code)] for code in codes], dtype=np.int64)
+
+
+class PermutationComposition(PairTask):
+    """Composition in the symmetric group S5 (Power et al. 2022): "12*34=" in indices of the 120 permutations.
+
+    Permutations of 0 … 4 are numbered in lexicographic order, 0 the identity, and (x·y)(i) = x(y(i)).
+    """
+
+    kind: Literal["s5"] = "s5"
+    operation: Literal["xy", "xyx^-1", "xyx"] = "xy"
+    """The product, the conjugate, or the sandwich."""
+
+    @property
+    def n_elements(self) -> int:
+        """120."""
+        return len(_PERMUTATIONS)
+
+    @property
+    def sign(self) -> str:
+        """The group's product."""
+        return "*"
+
+    def compute(self, a: Integers, b: Integers) -> Integers:
+        """The index of the resulting permutation."""
+        product = _compose(a, b)
+        if self.operation == "xy":
+            return product
+        return _compose(product, _invert(a) if self.operation == "xyx^-1" else a)

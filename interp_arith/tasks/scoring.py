@@ -1,0 +1,70 @@
+"""Loss in float64 and accuracy, at the answer positions only; knows no model.
+
+Every function keeps leading axes, so that an ensemble is scored at once: logits [*seed batch answer
+d_vocab_out] with targets and mask [*seed batch answer].
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+LossName = Literal["softmax", "stablemax"]
+
+
+def log_softmax(logits: Float[Tensor, "*axes d_vocab_out"]) -> Float[Tensor, "*axes d_vocab_out"]:
+    """Log-probabilities in float64 (in float32 the loss bottoms out near 1e-7 and spikes)."""
+    return logits.double().log_softmax(dim=-1)
+
+
+def log_stablemax(logits: Float[Tensor, "*axes d_vocab_out"]) -> Float[Tensor, "*axes d_vocab_out"]:
+    """Log-probabilities s(z)/Σs(z) in float64, with s(z) = z+1 for z ≥ 0, else 1/(1−z).
+
+    Source: Prieto et al. 2025, "Grokking at the edge of numerical stability", definition 4.
+    """
+    z = logits.double()
+    log_s = torch.where(z >= 0, torch.log1p(z.clamp(min=0)), -torch.log1p(-z.clamp(max=0)))
+    return log_s - log_s.logsumexp(dim=-1, keepdim=True)
+
+
+LOG_PROBABILITIES = {"softmax": log_softmax, "stablemax": log_stablemax}
+
+
+def cross_entropy(
+    logits: Float[Tensor, "*seed batch answer d_vocab_out"],
+    targets: Int[Tensor, "*seed batch answer"],
+    mask: Bool[Tensor, "*seed batch answer"],
+    loss: LossName = "softmax",
+) -> Float[Tensor, "*seed"]:
+    """Mean cross-entropy over the answer tokens where the mask is set: nats per answer token, in float64."""
+    right = LOG_PROBABILITIES[loss](logits).gather(-1, targets[..., None])[..., 0]
+    return -(right * mask).sum(dim=(-2, -1)) / mask.sum(dim=(-2, -1))
+
+
+def token_hits(
+    logits: Float[Tensor, "*seed batch answer d_vocab_out"], targets: Int[Tensor, "*seed batch answer"]
+) -> Bool[Tensor, "*seed batch answer"]:
+    """Whether the largest logit is the right token."""
+    return logits.argmax(dim=-1) == targets
+
+
+def accuracy(
+    hits: Bool[Tensor, "*seed batch answer"], mask: Bool[Tensor, "*seed batch answer"]
+) -> Float[Tensor, "*seed"]:
+    """Share of the masked answer tokens that are right."""
+    return (hits & mask).sum(dim=(-2, -1)).double() / mask.sum(dim=(-2, -1))
+
+
+def exact_match(
+    hits: Bool[Tensor, "*seed batch answer"], mask: Bool[Tensor, "*seed batch answer"]
+) -> Float[Tensor, "*seed"]:
+    """Share of the questions with every masked answer token right (as under greedy decoding)."""
+    return (hits | ~mask).all(dim=-1).double().mean(dim=-1)
+
+
+def accuracy_per_digit(
+    hits: Bool[Tensor, "*seed batch answer"], mask: Bool[Tensor, "*seed batch answer"]
+) -> Float[Tensor, "*seed answer"]:
+    """Share of right tokens at each answer position; NaN where the loss counts nowhere."""
+    return (hits & mask).sum(dim=-2).double() / mask.sum(dim=-2)

@@ -1,0 +1,216 @@
+"""Where a run's questions come from, step by step: a split, a sampler, or data files; knows no model."""
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from interp_arith.errors import RequestError
+from interp_arith.tasks.base import Examples, SampledTask, Task
+from interp_arith.tasks.sampling import SPLITS, Limits, SplitName, generator, shuffled_rows
+
+
+class Source(ABC):
+    """The questions of one seed.
+
+    Attributes:
+        evaluation: the sets that are scored, by name.
+        constant: whether every step sees the same batch.
+    """
+
+    evaluation: dict[str, Examples]
+    constant: bool
+
+    @abstractmethod
+    def batch(self, step: int, limits: Limits | None) -> Examples:
+        """The batch of the update from `step` to `step` + 1: a pure function of the step."""
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int | None:
+        """Batches in one pass over the training questions; None where they are drawn without end."""
+
+
+class Rows(Source):
+    """A finite set of training questions: all of them at every step, or shuffled batches."""
+
+    def __init__(self, splits: dict[SplitName, Examples], batch_size: int | None, seed: int) -> None:
+        self._train = splits["train"]
+        self._batch_size = min(batch_size or len(self._train), len(self._train))
+        self._seed = seed
+        self.constant = self._batch_size == len(self._train)
+        self.evaluation = {name: examples for name, examples in splits.items() if len(examples)}
+
+    def batch(self, step: int, limits: Limits | None) -> Examples:
+        """The whole set, or the rows of this epoch's shuffle."""
+        if self.constant:
+            return self._train
+        rows = shuffled_rows(len(self._train), self._batch_size, self._seed, step)
+        return self._train.rows(torch.from_numpy(rows))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the training set."""
+        return len(self._train) // self._batch_size
+
+
+class Draws(Source):
+    """New training questions at every step."""
+
+    constant = False
+    steps_per_epoch = None
+
+    def __init__(self, task: SampledTask, batch_size: int, seed: int) -> None:
+        self._task, self._batch_size, self._seed = task, batch_size, seed
+        held_out: tuple[SplitName, ...] = ("val", "test")
+        sets = {name: task.split(name) for name in held_out}
+        self.evaluation = {
+            name: task.examples(questions) for name, questions in sets.items() if len(questions)
+        }
+
+    def batch(self, step: int, limits: Limits | None) -> Examples:
+        """Questions drawn for this step alone."""
+        rng = generator(self._seed, "train", step)
+        return self._task.examples(self._task.sample("train", self._batch_size, rng, limits))
+
+
+def make_source(task: Task, batch_size: int | None, seed: int, data_dir: Path | None = None) -> Source:
+    """The questions that a run trains on and is scored on.
+
+    Args:
+        task: what is learnt; its own splits serve unless data files are given.
+        batch_size: questions a step; None is all of them.
+        seed: of the shuffles and draws.
+        data_dir: a folder of train.jsonl, val.jsonl and test.jsonl.
+    """
+    if data_dir is not None:
+        splits = {name: task.examples(q) for name, q in read_data(task, data_dir).items()}
+        return Rows(splits, batch_size, seed)
+    if isinstance(task, SampledTask):
+        if batch_size is None:
+            raise RequestError(
+                f"batch_size: none given; the {task.kind} task draws its questions, so give one"
+            )
+        return Draws(task, batch_size, seed)
+    return Rows({name: task.examples(task.split(name)) for name in SPLITS}, batch_size, seed)
+
+
+def split_questions(
+    task: Task, split: SplitName, n: int | None = None, limits: Limits | None = None
+) -> Int[np.ndarray, "batch operands"]:
+    """n questions of a split to look at or to write down.
+
+    Listed questions come in a random order that is fixed by the task's seed, and n of None gives all in their own
+    order; sampled questions are drawn, and n of None gives the fixed held-out sets and 10,000 training questions.
+    """
+    if n is not None and n < 1:
+        raise RequestError(f"-n {n}: allowed: 1 or more")
+    if isinstance(task, SampledTask) and (n is not None or split == "train" or limits is not None):
+        rng = generator(task.seed, "example", SPLITS.index(split))
+        return task.sample(split, 10_000 if n is None else n, rng, limits)
+    questions = task.split(split)
+    if n is None:
+        return questions
+    if n > len(questions):
+        raise RequestError(
+            f"-n {n}: the {split} split has {len(questions)} questions; give at most that many"
+        )
+    return questions[generator(task.seed, "example").permutation(len(questions))[:n]]
+
+
+def write_data(task: Task, folder: Path, n: int | None = None) -> dict[SplitName, int]:
+    """Write train.jsonl, val.jsonl and test.jsonl, one object a question; returns how many lines each has.
+
+    Args:
+        task: what is asked.
+        folder: where to; made if it is missing.
+        n: training questions to draw where questions are sampled.
+    """
+    if n is not None and not isinstance(task, SampledTask):
+        raise RequestError(f"-n {n}: the {task.kind} task lists its questions, all are written; leave -n out")
+    folder.mkdir(parents=True, exist_ok=True)
+    counts: dict[SplitName, int] = {}
+    for split in SPLITS:
+        questions = split_questions(task, split, n if split == "train" else None)
+        lines = (
+            json.dumps({"question": question, "answer": str(answer)}, ensure_ascii=False)
+            for question, answer in zip(_texts(task, questions), _answers(task, questions), strict=True)
+        )
+        (folder / f"{split}.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        counts[split] = len(questions)
+    return counts
+
+
+def read_data(task: Task, folder: Path) -> dict[SplitName, Int[np.ndarray, "batch operands"]]:
+    """The questions of data files that write_data or somebody else wrote.
+
+    Raises:
+        RequestError: no train.jsonl or an empty one, a malformed line (its number is named), an answer that the
+            task does not give, or sequences over the context length (with their count).
+    """
+    if not (folder / "train.jsonl").is_file():
+        raise RequestError(
+            f"data folder {folder}: no train.jsonl; write one with `interp-arith data PRESET --out DIR`"
+        )
+    splits = {split: _read_file(task, folder / f"{split}.jsonl") for split in SPLITS}
+    if not len(splits["train"]):
+        raise RequestError(
+            f"{folder / 'train.jsonl'} has no questions; "
+            'a line looks like {"question": "23+45=", "answer": "68"}'
+        )
+    return splits
+
+
+def _read_file(task: Task, file: Path) -> Int[np.ndarray, "batch operands"]:
+    if not file.is_file():
+        return task.parse([])
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise RequestError(f"{file} is no UTF-8 text; write it anew with `interp-arith data`") from None
+    rows = [
+        (number, *_read_line(file, number, line))
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    longest = [task.sequence_length(question) for _, question, _ in rows]
+    over = sum(length > task.n_ctx + 1 for length in longest)
+    if over:
+        raise RequestError(
+            f"{file}: {over} of {len(rows)} sequences are over the context length of {task.n_ctx + 1} tokens "
+            f"(the longest has {max(longest)}); drop them or widen the task"
+        )
+    parsed = []
+    for number, question, answer in rows:
+        try:
+            row = task.parse([question])
+        except RequestError as error:
+            raise RequestError(f"{file}, line {number}: {error}") from None
+        if str(task.answer(row)[0]) != answer:
+            raise RequestError(
+                f"{file}, line {number}: {question}{answer} is wrong; right is {task.answer(row)[0]}"
+            )
+        parsed.append(row)
+    return np.concatenate(parsed) if parsed else task.parse([])
+
+
+def _read_line(file: Path, number: int, line: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+        return str(row["question"]), str(row["answer"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise RequestError(
+            f"{file}, line {number}: {line[:60]!r} is no question; "
+            'a line looks like {"question": "23+45=", "answer": "68"}'
+        ) from None
+
+
+def _texts(task: Task, questions: np.ndarray) -> list[str]:
+    return task.text(questions) if len(questions) else []
+
+
+def _answers(task: Task, questions: np.ndarray) -> list[object]:
+    return list(task.answer(questions)) if len(questions) else []

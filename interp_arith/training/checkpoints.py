@@ -1,0 +1,135 @@
+"""What a run keeps while it trains: trajectory, best weights, full states, and its way back from them.
+
+Order matters: metrics, trajectory and best weights are on disk before the state that rests on them, and nothing
+that an older state rests on is deleted before a newer one stands. So a run killed anywhere resumes as if it had
+never stopped.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from interp_arith.errors import RequestError
+from interp_arith.storage import Checkpoint, RunDirectory
+from interp_arith.training.config import RunConfig, is_lower_better
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass
+class Keeper:
+    """The writing side of one run directory.
+
+    Attributes:
+        config: the run's.
+        directory: where it is kept.
+        best: the best evaluations so far, best first, as on disk when the last state was written.
+        candidates: weights of best steps that are not on disk yet.
+        records: metrics that are not on disk yet.
+    """
+
+    config: RunConfig
+    directory: RunDirectory
+    best: list[Checkpoint] = field(default_factory=list)
+    candidates: dict[int, Weights] = field(default_factory=dict)
+    records: list[dict[str, float]] = field(default_factory=list)
+
+    def would_be_best(self, metrics: Mapping[str, float]) -> bool:
+        """Whether an evaluation belongs among the best."""
+        plan = self.config.checkpoints
+        if plan.best_metric not in metrics or not plan.keep_best:
+            return False
+        return len(self.best) < plan.keep_best or self._rank(metrics) < self._rank(self.best[-1].metrics)
+
+    def add_best(self, step: int, weights: Weights, metrics: Mapping[str, float]) -> None:
+        """Keep these weights among the best; they reach the disk with the next state."""
+        self.candidates[step] = weights
+        ranked = [*self.best, Checkpoint(step, "", "", dict(metrics))]
+        self.best = sorted(ranked, key=lambda c: self._rank(c.metrics))[: self.config.checkpoints.keep_best]
+        self.candidates = {s: w for s, w in self.candidates.items() if s in {c.step for c in self.best}}
+
+    def _rank(self, metrics: Mapping[str, float]) -> float:
+        metric = self.config.checkpoints.best_metric
+        return metrics[metric] if is_lower_better(metric) else -metrics[metric]
+
+    def write_checkpoint(self, step: int, weights: Weights, metrics: Mapping[str, float]) -> None:
+        """One point of the trajectory."""
+        self.directory.write_checkpoint(step, weights, metrics)
+
+    def write_state(self, step: int, state: Mapping[str, Any]) -> None:
+        """Everything up to this step, then the state itself, then the tidying."""
+        self.flush()
+        self.best = [
+            self.directory.write_best(c.step, self.candidates[c.step], c.metrics)
+            if c.step in self.candidates
+            else c
+            for c in self.best
+        ]
+        self.candidates = {}
+        if self.best:
+            self.directory.write_best_list(self.best)
+        kept = {"step": step, "best": [asdict(c) for c in self.best], **state}
+        self.directory.write_state(step, kept)
+        if self.best:
+            self.directory.prune_best()
+
+    def flush(self) -> None:
+        """Put the metrics on disk."""
+        self.directory.append_metrics(self.records)
+        self.records = []
+
+    def rewind(self, step: int | None) -> dict[str, Any] | None:
+        """Forget what came after a state and return it; None starts from nothing."""
+        if step is None:
+            self.directory.cut_states(-1)
+            self.directory.cut_metrics(0, inclusive=False)
+            self.directory.cut_checkpoints(0, inclusive=False)
+            return None
+        state = self.directory.read_state(step)
+        self.directory.cut_states(step)
+        self.directory.cut_metrics(step, inclusive=state["visited"])
+        self.directory.cut_checkpoints(step, inclusive=state["visited"])
+        self.best = [Checkpoint(**c) for c in state["best"]]
+        return state
+
+
+def prepare(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
+    """Make the run directory, or check that it holds this very run.
+
+    Raises:
+        RequestError: it exists and resume is False; it holds another config; it is no run.
+    """
+    if not directory.exists:
+        strangers = (
+            [f for f in directory.path.iterdir() if not f.name.startswith(".")]
+            if directory.path.is_dir()
+            else []
+        )
+        if strangers and not all(f.name == "split.npy" for f in strangers):
+            raise RequestError(f"{directory.path} exists and is no run; give another --name or --out")
+        mask = getattr(config.task, "train_mask", None)
+        if mask is not None:
+            directory.write_split(mask)
+        directory.write_config(config.plain())
+        return
+    differing = _differing(directory.read_config(), config.plain())
+    if differing:
+        raise RequestError(
+            f"{directory.path} exists with another config ({', '.join(differing[:3])}); "
+            f"give another --name, or resume that run: interp-arith train {directory.path}/config.yaml --resume"
+        )
+    if not resume:
+        raise RequestError(
+            f"{directory.path} exists already; add --resume to go on with it (a finished run is left as it is), "
+            "or give another --name"
+        )
+
+
+def _differing(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted names of the fields that differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = dict.fromkeys([*old, *new])
+        return [d for n in names for d in _differing(old.get(n), new.get(n), f"{path}.{n}" if path else n)]
+    return [] if old == new else [f"{path}: there {old}, here {new}"]

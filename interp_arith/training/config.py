@@ -1,0 +1,191 @@
+"""RunConfig: task + model + optimizer + schedule + curriculum + budget; what a run is, before it runs."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+
+from interp_arith.errors import RequestError
+from interp_arith.models.config import ModelConfig
+from interp_arith.registry import Choice
+from interp_arith.tasks import TASKS
+from interp_arith.tasks.base import SampledTask, Task
+from interp_arith.tasks.scoring import LossName
+from interp_arith.training.curricula import CURRICULA, Curriculum, Everything
+from interp_arith.training.optimizers import OPTIMIZERS, AdamW, Optimizer
+from interp_arith.training.schedules import SCHEDULES, Constant, Schedule
+
+
+class Budget(Choice):
+    """How long a run lasts: updates, or passes over the training questions."""
+
+    steps: int | None = Field(None, ge=1)
+    """Updates; give these or epochs."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes."""
+    steps_per_epoch: int | None = Field(None, ge=1)
+    """Updates in a pass; needed where questions are drawn without end."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either budget.steps or budget.epochs")
+        return self
+
+    def total_steps(self, natural: int | None) -> int:
+        """Updates in all; `natural` is the number of batches in the training set, if it has an end."""
+        if self.steps is not None:
+            return self.steps
+        per_epoch = self.steps_per_epoch or natural
+        if per_epoch is None:
+            raise RequestError(
+                "budget.epochs: the task draws its questions without end; give budget.steps_per_epoch"
+            )
+        assert self.epochs is not None
+        return self.epochs * per_epoch
+
+
+class StopRule(Choice):
+    """When to stop before the budget is spent: a loss at or below, or anything else at or above, a threshold."""
+
+    metric: str | None = None
+    """A logged metric ("test_accuracy"); None never stops early."""
+    threshold: float = 1.0
+    """The value that counts as reached."""
+    hold: int = Field(1, ge=1)
+    """Evaluations in a row that must reach it."""
+
+    def is_met(self, value: float) -> bool:
+        """Whether one evaluation reaches the threshold."""
+        return value <= self.threshold if is_lower_better(self.metric or "") else value >= self.threshold
+
+
+class CheckpointPlan(Choice):
+    """Which steps to keep. The trajectory has steps 0, 1, 2, 4, 8 … up to `every`, then every `every` steps."""
+
+    every: int = Field(100, ge=1)
+    """Linear spacing of the trajectory."""
+    keep_best: int = Field(1, ge=0)
+    """How many of the best evaluations to keep."""
+    best_metric: str = "test_loss"
+    """What makes one the best: the least for a loss, the greatest for anything else."""
+    state_every: int = Field(100, ge=1)
+    """Steps between full states to resume from."""
+
+    def is_due(self, step: int, total_steps: int) -> bool:
+        """Whether the trajectory keeps this step."""
+        is_power_of_two = step & (step - 1) == 0
+        return step % self.every == 0 or step == total_steps or (step < self.every and is_power_of_two)
+
+
+class RunConfig(Choice):
+    """Everything that a run depends on. It round-trips through config.yaml."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What runs are called; the seed is added."""
+    seed: int = Field(0, ge=0)
+    """Of initial weights, shuffles and draws; the task has its own for the split, and --seed sets both."""
+    task: Annotated[SerializeAsAny[Task], BeforeValidator(TASKS.parse)]
+    """What is learnt."""
+    model: ModelConfig = ModelConfig()
+    """Who learns it."""
+    optimizer: Annotated[SerializeAsAny[Optimizer], BeforeValidator(OPTIMIZERS.parse)] = AdamW()
+    """How gradients become updates."""
+    schedule: Annotated[SerializeAsAny[Schedule], BeforeValidator(SCHEDULES.parse)] = Constant()
+    """How the learning rate goes over the run."""
+    curriculum: Annotated[SerializeAsAny[Curriculum], BeforeValidator(CURRICULA.parse)] = Everything()
+    """What may be sampled when."""
+    budget: Budget
+    """How long."""
+    stop: StopRule = StopRule()
+    """When to stop early."""
+    checkpoints: CheckpointPlan = CheckpointPlan()
+    """Which steps to keep."""
+    batch_size: int | None = Field(None, ge=1)
+    """Questions a step; None is the whole training set."""
+    accumulation: int = Field(1, ge=1)
+    """Parts that a batch is computed in, their gradients added up."""
+    loss: LossName = "softmax"
+    """Cross-entropy through softmax or StableMax, in float64."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest gradient norm, for each seed by itself."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of matrix products; weights and optimizer stay fp32, the loss float64. fp16 scales the loss and needs a GPU."""
+    log_every: int = Field(10, ge=1)
+    """Steps between logged training metrics."""
+    evaluate_every: int = Field(10, ge=1)
+    """Steps between evaluations of every set."""
+    data_dir: Path | None = None
+    """A folder of train.jsonl, val.jsonl and test.jsonl to use in place of the task's own questions."""
+    init_from: str | None = None
+    """A run, or RUN@STEP, whose weights this one starts from."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        sampled = isinstance(self.task, SampledTask) and self.data_dir is None
+        if sampled and self.batch_size is None:
+            raise ValueError(
+                f"batch_size: the {self.task.kind} task draws its questions; say how many a step"
+            )
+        if not sampled and not isinstance(self.curriculum, Everything):
+            raise ValueError(
+                f"curriculum {self.curriculum.kind!r} limits what is drawn, and this run draws nothing; "
+                "use 'everything'"
+            )
+        if self.batch_size is not None and self.accumulation > self.batch_size:
+            raise ValueError(
+                f"accumulation = {self.accumulation} parts of a batch of {self.batch_size}; give fewer parts"
+            )
+        return self
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run directory: NAME-sSEED."""
+        return f"{self.name}-s{self.seed}"
+
+    def with_seed(self, seed: int) -> "RunConfig":
+        """The same run with another seed: other weights, other split, other draws."""
+        return self.replace(seed=seed, task=self.task.with_seed(seed))
+
+    def replace(self, **fields: Any) -> "RunConfig":
+        """A copy with other fields, checked again; nested ones are given as mappings or as choices."""
+        plain = {name: getattr(self, name) for name in type(self).model_fields}
+        for name, value in fields.items():
+            if name not in plain:
+                raise RequestError(f"no config field is called {name!r}; there are: {', '.join(plain)}")
+            nested = plain[name]
+            if isinstance(value, dict) and isinstance(nested, Choice) and "kind" not in value:
+                value = nested.model_dump() | value
+            plain[name] = value
+        return parse_config(plain)
+
+    def plain(self) -> dict[str, Any]:
+        """The config as plain data, for config.yaml."""
+        return self.model_dump(mode="json")
+
+
+def parse_config(data: dict[str, Any]) -> RunConfig:
+    """A RunConfig from plain data; what is wrong with it in one line.
+
+    Raises:
+        RequestError: a field is unknown, missing or out of range.
+    """
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise RequestError(one_line(error)) from None
+
+
+def one_line(error: ValidationError) -> str:
+    """The first thing that a pydantic error complains of: where, what was given, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] in ("value_error", "missing", "extra_forbidden"):
+        return f"{where}: {message}" if where else message
+    return f"{where} = {first['input']!r}: {message}"
+
+
+def is_lower_better(metric: str) -> bool:
+    """Losses want to be small, accuracies large."""
+    return metric.endswith("loss")

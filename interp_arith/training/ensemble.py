@@ -1,0 +1,79 @@
+"""Parameters of many seeds stacked on a leading axis, and what can be computed with them; knows no files.
+
+One run is an ensemble of one.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_arith.models.config import ModelConfig
+from interp_arith.models.lean import answer_logits
+from interp_arith.tasks import scoring
+from interp_arith.tasks.base import Examples
+
+_ROWS_AT_ONCE = 32_768
+
+
+def stack(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Dicts of tensors -> one dict with a leading seed axis."""
+    return {name: torch.stack([member[name] for member in members]) for name in members[0]}
+
+
+def member(stacked: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """One seed's tensors, copied to the CPU."""
+    return {name: tensor[index].detach().cpu().clone() for name, tensor in stacked.items()}
+
+
+def stack_examples(members: Sequence[Examples], device: torch.device) -> Examples:
+    """Examples of every seed, with a leading seed axis."""
+    fields = ([getattr(m, name) for m in members] for name in ("tokens", "targets", "mask"))
+    return Examples(*(torch.stack(field).to(device) for field in fields))
+
+
+def logits(
+    config: ModelConfig,
+    parameters: Mapping[str, Float[Tensor, "seed ..."]],
+    tokens: Tensor,
+    answer_positions: Sequence[int],
+) -> Float[Tensor, "seed batch answer d_vocab_out"]:
+    """Answer logits of every seed on its own tokens [seed, batch, pos]."""
+
+    def one(parameters: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+        return answer_logits(config, parameters, tokens, answer_positions)
+
+    if len(tokens) == 1:  # the same, without the cost of mapping
+        return one({name: p.squeeze(0) for name, p in parameters.items()}, tokens.squeeze(0))[None]
+    return torch.vmap(one)(dict(parameters), tokens)
+
+
+@torch.no_grad()
+def score(
+    config: ModelConfig,
+    parameters: Mapping[str, Float[Tensor, "seed ..."]],
+    examples: Examples,
+    answer_positions: Sequence[int],
+) -> dict[str, Float[Tensor, " seed"]]:
+    """Loss (softmax, nats per answer token), token accuracy and exact match of every seed on its own examples."""
+    rows = max(1, _ROWS_AT_ONCE // len(examples.tokens))
+    loss, hits = [], []
+    for start in range(0, examples.tokens.shape[1], rows):
+        part = slice(start, start + rows)
+        out = logits(config, parameters, examples.tokens[:, part], answer_positions)
+        targets, mask = examples.targets[:, part], examples.mask[:, part]
+        loss.append(scoring.cross_entropy(out, targets, mask) * mask.sum(dim=(-2, -1)))
+        hits.append(scoring.token_hits(out, targets))
+    all_hits = torch.cat(hits, dim=1)
+    return {
+        "loss": torch.stack(loss).sum(dim=0) / examples.mask.sum(dim=(-2, -1)),
+        "accuracy": scoring.accuracy(all_hits, examples.mask),
+        "exact_match": scoring.exact_match(all_hits, examples.mask),
+    }
+
+
+def weight_norm(parameters: Mapping[str, Float[Tensor, "seed ..."]]) -> Float[Tensor, " seed"]:
+    """Σ w² over the trained parameters of each seed."""
+    squares = [p.detach().flatten(1).double().square().sum(dim=1) for p in parameters.values()]
+    return torch.stack(squares).sum(dim=0)

@@ -1,0 +1,171 @@
+"""The members of an ensemble: each seed's questions, run directory and account of itself; knows no loop."""
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from interp_arith.errors import RequestError
+from interp_arith.models.transformer import build_model
+from interp_arith.storage import RunDirectory, sha256_of_folder
+from interp_arith.tasks.sampling import torch_seed
+from interp_arith.tasks.sources import Source, make_source
+from interp_arith.training.checkpoints import Keeper
+from interp_arith.training.config import RunConfig
+
+Status = Literal["running", "finished", "interrupted", "failed"]
+LIBRARIES = ("interp-arith", "torch", "transformer-lens", "numpy", "safetensors")
+MILESTONES = {
+    "steps_to_train_accuracy_1": ("train_accuracy", 1.0),
+    "steps_to_test_accuracy_0.95": ("test_accuracy", 0.95),
+    "steps_to_test_accuracy_0.99": ("test_accuracy", 0.99),
+}
+"""Marks of a run's summary: the first evaluation at which a metric reaches a value."""
+
+
+@dataclass
+class Lane:
+    """One seed of an ensemble.
+
+    Attributes:
+        keeper: what it keeps on disk.
+        source: its questions.
+        held: evaluations in a row that met the stop rule.
+        seconds: training time so far, earlier processes included.
+        failure: why it stopped without finishing, if it did.
+    """
+
+    keeper: Keeper
+    source: Source
+    held: int = 0
+    seconds: float = 0.0
+    failure: str | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's config."""
+        return self.keeper.config
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run's directory."""
+        return self.keeper.directory
+
+    def write_info(self, status: Status, step: int, total_steps: int, device: torch.device) -> None:
+        """run.json: what happened, where, with which versions, and the summary of the metrics."""
+        config = self.config
+        data = sha256_of_folder(config.data_dir, "*.jsonl") if config.data_dir is not None else None
+        self.directory.write_info(
+            {
+                "status": status,
+                "failure": self.failure,
+                "step": step,
+                "total_steps": total_steps,
+                "training_seconds": round(self.seconds, 3),
+                "summary": summary(self.directory.read_metrics()),
+                "device": _device_name(device),
+                "threads": torch.get_num_threads(),
+                "data_sha256": data,
+                "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                **environment(),
+            }
+        )
+
+    def log(self, line: str) -> None:
+        """One line in train.log, with the time."""
+        self.directory.append_log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}")
+
+
+def open_lanes(configs: Sequence[RunConfig], directories: Sequence[RunDirectory]) -> list[Lane]:
+    """A lane for every run that is not finished yet."""
+    lanes = []
+    for config, directory in zip(configs, directories, strict=True):
+        if directory.read_info().get("status") != "finished":
+            source = make_source(config.task, config.batch_size, config.seed, config.data_dir)
+            lanes.append(Lane(Keeper(config, directory), source))
+    return lanes
+
+
+def check_metrics(lane: Lane) -> None:
+    """Refuse a config that waits for a metric which is never measured."""
+    plan, stop = lane.config.checkpoints, lane.config.stop
+    measured = [
+        f"{name}_{what}" for name in lane.source.evaluation for what in ("loss", "accuracy", "exact_match")
+    ]
+    wanted = {
+        "stop.metric": stop.metric,
+        "checkpoints.best_metric": plan.best_metric if plan.keep_best else None,
+    }
+    for name, metric in wanted.items():
+        if metric is not None and metric not in measured:
+            raise RequestError(
+                f"{name} = {metric!r} is not measured in this run; there are: {', '.join(measured)}"
+            )
+
+
+def common_step(directories: Iterable[RunDirectory], notify: Callable[[str], None]) -> int | None:
+    """The newest step that every run can be resumed from; damaged states are named and passed over."""
+    shared: set[int] | None = None
+    for directory in directories:
+        for file in directory.damaged_states():
+            notify(f"{file} is damaged; it is passed over")
+        steps = set(directory.state_steps())
+        shared = steps if shared is None else shared & steps
+    return max(shared or (), default=None)
+
+
+def fresh_weights(config: RunConfig) -> dict[str, Tensor]:
+    """The initial weights of a run, drawn with its seed."""
+    model = build_model(config.model, config.task)
+    model.initialize(torch.Generator().manual_seed(torch_seed(config.seed, "initialization")))
+    return {name: parameter.detach().clone() for name, parameter in model.trained_parameters().items()}
+
+
+def summary(metrics: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """The milestones (a step, or None where never reached) and the last value of every evaluated metric."""
+    marks: dict[str, Any] = {
+        name: next((int(r["step"]) for r in metrics if r.get(metric, -1.0) >= value), None)
+        for name, (metric, value) in MILESTONES.items()
+    }
+    last = next((r for r in reversed(metrics) if any(k.endswith("_exact_match") for k in r)), {})
+    return marks | {"last": last}
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Versions and the machine, for run.json."""
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
+        "platform": platform.platform(terse=True),
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # a checkout that was not installed
+        return None
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,152 @@
+"""One update of an ensemble: a function of stacked parameters and a batch; knows no loop and no files."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp_arith.tasks import scoring
+from interp_arith.tasks.base import Examples
+from interp_arith.training import ensemble
+from interp_arith.training.config import RunConfig
+from interp_arith.training.optimizers import clip_by_norm, global_norm
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SCALE, _GOOD_STEPS = "loss_scale", "good_steps"
+_GROWTH_INTERVAL = 2000
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one update saw, for every seed.
+
+    Attributes:
+        loss: on the batch, before the update; nats per answer token.
+        gradient_norm: before clipping.
+        largest_logit: the greatest absolute logit of the batch.
+    """
+
+    loss: Float[Tensor, " seed"]
+    gradient_norm: Float[Tensor, " seed"]
+    largest_logit: Float[Tensor, " seed"]
+
+    def columns(self) -> dict[str, Float[Tensor, " seed"]]:
+        """The report as logged metrics."""
+        return {
+            "batch_loss": self.loss,
+            "gradient_norm": self.gradient_norm,
+            "largest_logit": self.largest_logit,
+        }
+
+    def rows(self, kept: Bool[Tensor, " seed"]) -> "StepReport":
+        """The report of some of the seeds."""
+        return StepReport(self.loss[kept], self.gradient_norm[kept], self.largest_logit[kept])
+
+
+def initial_state(config: RunConfig, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The optimizer's state, and in fp16 each seed's loss scale."""
+    state = config.optimizer.initial_state(parameters)
+    if config.precision == "fp16":
+        first = next(iter(parameters.values()))
+        state[_SCALE] = torch.full((len(first),), 2.0**16, device=first.device)
+        state[_GOOD_STEPS] = torch.zeros(len(first), device=first.device)
+    return state
+
+
+def update(
+    config: RunConfig,
+    parameters: Mapping[str, Float[Tensor, "seed ..."]],
+    state: Mapping[str, Float[Tensor, "seed ..."]],
+    batch: Examples,
+    answer_positions: Sequence[int],
+    *,
+    step: int,
+    multiplier: float,
+) -> StepReport:
+    """Make update number `step` (from 1) in place, each seed by itself.
+
+    Args:
+        config: loss, precision, clipping, accumulation and optimizer.
+        parameters: stacked.
+        state: of initial_state, stacked.
+        batch: every seed's questions, with a leading seed axis.
+        answer_positions: the task's.
+        step: which update this is.
+        multiplier: of the learning rate.
+    """
+    scale = state.get(_SCALE)
+    loss, largest, gradients = _gradients(config, parameters, batch, answer_positions, scale)
+    norm = global_norm(gradients) if config.clip_norm is None else clip_by_norm(gradients, config.clip_norm)
+    if scale is None:
+        config.optimizer.update(parameters, gradients, state, step=step, multiplier=multiplier)
+    else:
+        _update_where_finite(config, parameters, gradients, state, norm.isfinite(), step, multiplier)
+    return StepReport(loss, norm, largest)
+
+
+def _gradients(
+    config: RunConfig,
+    parameters: Mapping[str, Tensor],
+    batch: Examples,
+    answer_positions: Sequence[int],
+    scale: Float[Tensor, " seed"] | None,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Loss, largest logit and gradients of the whole batch, computed in `accumulation` parts."""
+    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+    total = batch.mask.sum(dim=(-2, -1))
+    losses, largest, sums = [], [], None
+    for tokens, targets, mask in zip(*_parts(batch, config.accumulation), strict=True):
+        with _precision(config, tokens.device):
+            out = ensemble.logits(config.model, leaves, tokens, answer_positions)
+        share = mask.sum(dim=(-2, -1)) / total
+        loss = scoring.cross_entropy(out, targets, mask, config.loss) * share
+        wanted = (loss if scale is None else loss * scale).sum()
+        parts = torch.autograd.grad(wanted, list(leaves.values()))
+        sums = list(parts) if sums is None else torch._foreach_add(sums, parts)
+        losses.append(loss.detach())
+        largest.append(out.detach().abs().amax(dim=(1, 2, 3)))
+    assert sums is not None
+    if scale is not None:
+        sums = [g / scale.view(-1, *[1] * (g.ndim - 1)) for g in sums]
+    gradients = dict(zip(leaves, sums, strict=True))
+    return torch.stack(losses).sum(dim=0), torch.stack(largest).amax(dim=0), gradients
+
+
+def _parts(batch: Examples, n: int) -> tuple[Sequence[Tensor], ...]:
+    if n == 1:
+        return (batch.tokens,), (batch.targets,), (batch.mask,)
+    return tuple(x.tensor_split(n, dim=1) for x in (batch.tokens, batch.targets, batch.mask))
+
+
+def _precision(config: RunConfig, device: torch.device) -> AbstractContextManager:
+    if config.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=PRECISIONS[config.precision])
+
+
+def _update_where_finite(
+    config: RunConfig,
+    parameters: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    finite: Bool[Tensor, " seed"],
+    step: int,
+    multiplier: float,
+) -> None:
+    """Update the seeds whose gradients are finite; the others skip the step and halve their loss scale.
+
+    A scale doubles after 2,000 good steps (Micikevicius et al. 2018, "Mixed precision training").
+    """
+    scale, good = state[_SCALE].clone(), state[_GOOD_STEPS].clone()
+    before = {name: tensor.clone() for part in (parameters, state) for name, tensor in part.items()}
+    config.optimizer.update(parameters, gradients, state, step=step, multiplier=multiplier)
+    for part in (parameters, state):
+        for name, tensor in part.items():
+            keep = finite.view(-1, *[1] * (tensor.ndim - 1))
+            tensor.copy_(torch.where(keep, tensor, before[name]))
+    grown = good + 1 >= _GROWTH_INTERVAL
+    state[_SCALE].copy_(torch.where(finite, torch.where(grown, scale * 2, scale), scale / 2))
+    state[_GOOD_STEPS].copy_(torch.where(finite & ~grown, good + 1, torch.zeros_like(good)))

@@ -1,0 +1,287 @@
+"""The loop, over an ensemble of seeds; it writes run directories and knows no interpretability."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from interp_arith.errors import WorkError
+from interp_arith.storage import RunDirectory
+from interp_arith.tasks.base import Examples, SampledTask
+from interp_arith.tasks.sampling import Limits
+from interp_arith.training import ensemble, step
+from interp_arith.training.checkpoints import prepare
+from interp_arith.training.config import RunConfig
+from interp_arith.training.lanes import Lane, Status, check_metrics, common_step, fresh_weights, open_lanes
+from interp_arith.training.signals import Interrupted, StopRequest, stop_requests
+from interp_arith.training.sinks import Sink
+
+Record = dict[str, float]
+
+
+class Trainer:
+    """Trains one config with several seeds at once, each in its own run directory.
+
+    The live state is a dict of parameters stacked over the seeds that still run. A seed that stops leaves the
+    stack; at that moment every seed saves its full state, so that a resumed ensemble is the same stack again.
+
+    Args:
+        configs: the same config, each with its own seed.
+        directories: where each is kept.
+        device: where to compute.
+        sinks: where metrics go besides the run directories.
+        resume: go on with runs that exist.
+        initial_weights: config -> weights to start from.
+        notify: told what the user should know.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[RunConfig],
+        directories: Sequence[RunDirectory],
+        device: torch.device,
+        *,
+        sinks: Sequence[Sink] = (),
+        resume: bool = False,
+        initial_weights: Callable[[RunConfig], dict[str, Tensor]] = fresh_weights,
+        notify: Callable[[str], None] = print,
+    ) -> None:
+        self._configs, self._directories, self._device = configs, directories, device
+        self._sinks, self._resume = sinks, resume
+        self._initial_weights, self._notify = initial_weights, notify
+        self._config = configs[0]  # where the seed plays no part, one config speaks for all
+        self._lanes: list[Lane] = []
+        self._failures: list[str] = []
+        self._step, self._visited, self._total = 0, False, 0
+
+    def run(self) -> None:
+        """Train until every seed has stopped or spent its budget.
+
+        Raises:
+            RequestError: a run exists, is being written by another process, or its config does not fit.
+            Interrupted: SIGINT or SIGTERM; everything is saved.
+            WorkError: a seed's loss is not finite (the others train on first), or the disk is full.
+        """
+        status: Status = "failed"
+        with ExitStack() as stack:
+            for directory in self._directories:
+                stack.enter_context(directory.lock())
+            for config, directory in zip(self._configs, self._directories, strict=True):
+                prepare(config, directory, self._resume)
+            self._load()
+            request = stack.enter_context(stop_requests())
+            try:
+                self._loop(request)
+                status = "finished"
+            except Interrupted:
+                status = "interrupted"
+                raise
+            finally:
+                for lane in self._lanes:
+                    lane.write_info(status, self._step, self._total, self._device)
+                for sink in self._sinks:
+                    sink.close(status)
+
+    # --- before the loop ---
+
+    def _load(self) -> None:
+        """Lanes, parameters and optimizer state: fresh, or from the newest step that all unfinished runs share."""
+        self._lanes = open_lanes(self._configs, self._directories)
+        if not self._lanes:
+            return
+        check_metrics(self._lanes[0])
+        self._positions = self._config.task.answer_positions
+        self._total = self._config.budget.total_steps(self._lanes[0].source.steps_per_epoch)
+        start = common_step((lane.directory for lane in self._lanes), self._notify)
+        states = [lane.keeper.rewind(start) for lane in self._lanes]
+        if start is None:
+            parameters = ensemble.stack([self._initial_weights(lane.config) for lane in self._lanes])
+            optimizer = step.initial_state(self._config, parameters)
+        else:
+            whole = [state for state in states if state is not None]
+            self._step, self._visited = start, whole[0]["visited"]
+            for lane, state in zip(self._lanes, whole, strict=True):
+                lane.held, lane.seconds = state["held"], state["seconds"]
+            parameters = ensemble.stack([state["parameters"] for state in whole])
+            optimizer = ensemble.stack([state["optimizer"] for state in whole])
+            self._notify(f"resumed from step {start}")
+        self._parameters = {name: tensor.to(self._device) for name, tensor in parameters.items()}
+        self._state = {name: tensor.to(self._device) for name, tensor in optimizer.items()}
+        self._constant: Examples | None = None
+        self._evaluation = {
+            name: ensemble.stack_examples(
+                [lane.source.evaluation[name] for lane in self._lanes], self._device
+            )
+            for name in self._lanes[0].source.evaluation
+        }
+        for lane in self._lanes:
+            lane.log("started" if start is None else f"resumed from step {start}")
+            lane.write_info("running", self._step, self._total, self._device)
+
+    # --- the loop ---
+
+    def _loop(self, request: StopRequest) -> None:
+        self._clock = time.perf_counter()
+        report: step.StepReport | None = None
+        if self._visited:
+            self._retire()
+        while self._lanes:
+            if request.signal is not None:
+                self._save_states(visited=False)
+                raise Interrupted(request.signal, self._step)
+            if not self._visited:
+                self._visit(report)
+            if self._lanes:
+                report = self._update()
+                self._step, self._visited = self._step + 1, False
+        if self._failures:
+            raise WorkError("; ".join(self._failures))
+
+    def _update(self) -> step.StepReport:
+        """One update of every seed; a seed whose loss is not finite leaves."""
+        report = step.update(
+            self._config,
+            self._parameters,
+            self._state,
+            self._batch(),
+            self._positions,
+            step=self._step + 1,
+            multiplier=self._config.schedule.multiplier(self._step, self._total),
+        )
+        finite = report.loss.isfinite()
+        if not finite.all():
+            self._fail(finite.tolist())
+            report = report.rows(finite)
+        return report
+
+    def _batch(self) -> Examples:
+        if self._constant is not None:
+            return self._constant
+        limits = self._limits()
+        batches = [lane.source.batch(self._step, limits) for lane in self._lanes]
+        batch = ensemble.stack_examples(batches, self._device)
+        if self._lanes[0].source.constant:
+            self._constant = batch
+        return batch
+
+    def _limits(self) -> Limits | None:
+        task, source = self._config.task, self._lanes[0].source
+        if not isinstance(task, SampledTask):
+            return None
+        per_epoch = self._config.budget.steps_per_epoch or source.steps_per_epoch
+        return self._config.curriculum.limits(self._step, self._total, per_epoch, task.limits)
+
+    def _visit(self, report: step.StepReport | None) -> None:
+        """What is due at the current step, before the next update: measure, log, save, stop."""
+        self._visited = True
+        last = self._step == self._total
+        checkpoint = self._config.checkpoints.is_due(self._step, self._total)
+        state = last or self._step % self._config.checkpoints.state_every == 0
+        evaluate = checkpoint or state or self._step % self._config.evaluate_every == 0
+        if not evaluate and self._step % self._config.log_every:
+            return
+        records = self._measure(report, evaluate)
+        finite = [all(map(_is_finite, record.values())) for record in records]
+        if evaluate and not all(finite):
+            self._fail(finite)
+            records = [record for record, keep in zip(records, finite, strict=True) if keep]
+        for index, (lane, record) in enumerate(zip(self._lanes, records, strict=True)):
+            lane.keeper.records.append(record)
+            for sink in self._sinks:
+                sink.log(lane.directory.name, record)
+            if evaluate:
+                self._judge(index, lane, record)
+            if checkpoint:
+                lane.keeper.write_checkpoint(self._step, self._weights(index), record)
+        if state or any(self._is_done(lane) for lane in self._lanes):
+            self._save_states(visited=True)
+            self._retire()
+
+    def _measure(self, report: step.StepReport | None, evaluate: bool) -> list[Record]:
+        """One record a lane."""
+        columns = {} if report is None else report.columns()
+        columns["weight_norm"] = ensemble.weight_norm(self._parameters)
+        for name, examples in self._evaluation.items() if evaluate else ():
+            scores = ensemble.score(self._config.model, self._parameters, examples, self._positions)
+            columns |= {f"{name}_{what}": values for what, values in scores.items()}
+        multiplier = self._config.schedule.multiplier(max(self._step - 1, 0), self._total)
+        shared = {"step": self._step, "learning_rate": self._config.optimizer.learning_rate * multiplier}
+        values = {name: column.tolist() for name, column in columns.items()}
+        return [
+            shared | {name: column[i] for name, column in values.items()} for i in range(len(self._lanes))
+        ]
+
+    def _judge(self, index: int, lane: Lane, record: Record) -> None:
+        """Is this evaluation among the best, and does it meet the stop rule?"""
+        if lane.keeper.would_be_best(record):
+            lane.keeper.add_best(self._step, self._weights(index), record)
+        rule = self._config.stop
+        met = rule.metric is not None and rule.is_met(record[rule.metric])
+        lane.held = lane.held + 1 if met else 0
+
+    def _weights(self, index: int) -> dict[str, Tensor]:
+        return ensemble.member(self._parameters, index)
+
+    # --- saving and leaving ---
+
+    def _is_done(self, lane: Lane) -> bool:
+        return self._step >= self._total or lane.held >= self._config.stop.hold
+
+    def _save_states(self, visited: bool) -> None:
+        """A full state of every lane at this step."""
+        now = time.perf_counter()
+        for index, lane in enumerate(self._lanes):
+            lane.seconds += now - self._clock
+            state = {
+                "visited": visited,
+                "held": lane.held,
+                "seconds": lane.seconds,
+                "parameters": self._weights(index),
+                "optimizer": ensemble.member(self._state, index),
+            }
+            lane.keeper.write_state(self._step, state)
+        self._clock = now
+
+    def _retire(self) -> None:
+        """Finish the lanes that are done; the states of all are saved."""
+        going_on = [not self._is_done(lane) for lane in self._lanes]
+        for index, lane in enumerate(self._lanes):
+            if not going_on[index]:
+                trajectory = lane.directory.checkpoints()
+                if not trajectory or trajectory[-1].step != self._step:
+                    record = lane.directory.read_metrics()[-1]
+                    lane.keeper.write_checkpoint(self._step, self._weights(index), record)
+                lane.log(f"finished at step {self._step}")
+                lane.write_info("finished", self._step, self._total, self._device)
+        self._keep(going_on)
+
+    def _fail(self, finite: Sequence[bool]) -> None:
+        """Give up the lanes whose loss is not finite; what they saved stays."""
+        for lane, is_finite in zip(self._lanes, finite, strict=True):
+            if not is_finite:
+                lane.failure = f"the loss is not finite at step {self._step}"
+                lane.keeper.flush()
+                lane.log(lane.failure)
+                lane.write_info("failed", self._step, self._total, self._device)
+                self._failures.append(
+                    f"{lane.directory.name}: {lane.failure}; the last good checkpoint is kept; "
+                    "try a lower optimizer.learning-rate"
+                )
+        self._keep(finite)
+
+    def _keep(self, flags: Sequence[bool]) -> None:
+        """Go on with some of the lanes alone."""
+        if all(flags):
+            return
+        self._lanes = [lane for lane, keep in zip(self._lanes, flags, strict=True) if keep]
+        rows = torch.tensor(flags, device=self._device).nonzero().flatten()
+        self._parameters = {name: tensor[rows] for name, tensor in self._parameters.items()}
+        self._state = {name: tensor[rows] for name, tensor in self._state.items()}
+        self._evaluation = {name: examples.rows(rows) for name, examples in self._evaluation.items()}
+        self._constant = None if self._constant is None else self._constant.rows(rows)
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) < float("inf")
