@@ -4,12 +4,17 @@ import difflib
 from collections.abc import Iterable
 
 
-class RequestError(ValueError):
-    """The request was wrong: what was given, what is allowed, the next step. Exit status 2."""
+class RequestError(Exception):
+    """The request was wrong: what was given, what is allowed, the next step. Exit status 2.
+
+    Not a ValueError, which pydantic and the command-line parser would catch and rephrase.
+    """
 
 
-class WorkError(RuntimeError):
+class WorkError(Exception):
     """The request was right and the work failed: what happened, what is kept. Exit status 1."""
+
+    exit_status = 1
 
 
 def unknown(noun: str, given: str, allowed: Iterable[str]) -> RequestError:

@@ -1,6 +1,8 @@
 """Named RunConfigs: one table."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from interp_arith.errors import unknown
@@ -195,6 +197,12 @@ def _table() -> dict[str, Preset]:
 
 
 PRESETS = _table()
+_MEASURED = Path(__file__).with_name("measured.json")
+
+
+def measured(name: str) -> str:
+    """What runs of a preset reached and how long they took, as benchmarks/results.py found it; "" where none ran."""
+    return json.loads(_MEASURED.read_text(encoding="utf-8")).get(name, "") if _MEASURED.is_file() else ""
 
 
 def presets() -> list[str]:

@@ -1,9 +1,9 @@
 """A table: name -> class, and choices that are their own config; knows no entry of any table."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from interp_arith.errors import RequestError, unknown
 
@@ -11,9 +11,21 @@ T = TypeVar("T")
 
 
 class Choice(BaseModel):
-    """A frozen choice: it validates itself, refuses unknown fields, and round-trips through YAML."""
+    """A frozen choice: it validates itself, refuses unknown fields, and round-trips through YAML.
+
+    Raises:
+        RequestError: a field is unknown, missing or not allowed; the first complaint, in one line.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _complain_in_one_line(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise RequestError(_first_complaint(cls, error)) from None
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
@@ -43,6 +55,10 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def make(self, name: str, **fields: Any) -> T:
+        """The choice of that name, its other fields given or at their defaults."""
+        return self[name](**fields)
+
     def parse(self, value: Any) -> Any:
         """A plain mapping with a `kind` becomes the choice that it names; anything else passes through.
 
@@ -54,3 +70,16 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         if "kind" not in value:
             raise RequestError(f"{self.noun}: no kind given; there are: {', '.join(self)}")
         return self[str(value["kind"])].model_validate(value)  # type: ignore[attr-defined]
+
+
+def _first_complaint(cls: type[Choice], error: ValidationError) -> str:
+    """Where, what was given, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    where = ".".join(str(part) for part in first["loc"])
+    name = str(cls.model_fields["kind"].default) if "kind" in cls.model_fields else cls.__name__
+    if first["type"] == "extra_forbidden":
+        return str(unknown(f"field of {name}", where, cls.model_fields))
+    if first["type"] in ("value_error", "missing"):
+        return f"{name}: {where}: {message}" if where else f"{name}: {message}"
+    return f"{name}: {where} = {first['input']!r}: {message}"

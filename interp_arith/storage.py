@@ -58,7 +58,12 @@ class RunDirectory:
     @property
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return (self.path / "config.yaml").is_file()
+        return self.config_file.is_file()
+
+    @property
+    def config_file(self) -> Path:
+        """config.yaml."""
+        return self.path / "config.yaml"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -98,12 +103,11 @@ class RunDirectory:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """The resolved RunConfig."""
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        write_atomically(self.path / "config.yaml", text.encode())
+        write_atomically(self.config_file, dump_yaml(config).encode())
 
     def read_config(self) -> dict[str, Any]:
         """The resolved RunConfig, as plain data."""
-        return read_yaml(self.path / "config.yaml")
+        return read_yaml(self.config_file)
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """run.json: versions, device, status, wall time, summary."""
@@ -159,9 +163,9 @@ class RunDirectory:
             file.write(line.rstrip("\n") + "\n")
 
     @property
-    def tensorboard_folder(self) -> Path:
-        """Where TensorBoard's event files go."""
-        return self.path / "tensorboard"
+    def tracker_folder(self) -> Path:
+        """Where Weights & Biases or TensorBoard put their files."""
+        return self.path / "tracker"
 
     # --- metrics.jsonl ---
 
@@ -289,6 +293,11 @@ def write_atomically(file: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise _cannot_write(file, error) from error
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """A mapping as YAML, in its own order."""
+    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""One thread, so that times and bits repeat, and `tests/` on the path, so that `from oracles import …` works."""
+"""One thread and no deadlines, so that tests repeat; `tests/` on the path, for `from oracles import …`."""
 
 import sys
 from pathlib import Path
 
 import torch
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")

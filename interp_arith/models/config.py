@@ -6,28 +6,29 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from transformer_lens import HookedTransformerConfig
 
+from interp_arith.errors import RequestError
 from interp_arith.models.positions import POSITIONS, Learned, PositionScheme
 from interp_arith.registry import Choice
 
 
 class ModelConfig(Choice):
-    """Shape and parts of a decoder-only transformer; the defaults are Nanda et al. 2023 (one layer, ReLU, no norm)."""
+    """Shape and parts of a decoder-only transformer; the defaults are those of Nanda et al. 2023."""
 
-    n_layers: int = Field(1, ge=1)
+    n_layers: int = Field(default=1, ge=1)
     """Transformer blocks."""
-    d_model: int = Field(128, ge=1)
+    d_model: int = Field(default=128, ge=1)
     """Width of the residual stream."""
-    n_heads: int = Field(4, ge=1)
+    n_heads: int = Field(default=4, ge=1)
     """Attention heads in each block."""
-    d_head: int | None = Field(None, ge=1)
+    d_head: int | None = Field(default=None, ge=1)
     """Width of one head; d_model / n_heads unless given."""
-    d_mlp: int = Field(512, ge=1)
+    d_mlp: int = Field(default=512, ge=1)
     """Neurons in each MLP layer."""
     activation: Literal["relu", "gelu", "silu"] = "relu"
     """The MLP's nonlinearity."""
     gated: bool = False
     """A gated MLP: GEGLU with gelu, SwiGLU with silu."""
-    mlp_depth: int = Field(2, ge=2)
+    mlp_depth: int = Field(default=2, ge=2)
     """Linear layers in each MLP."""
     attention_only: bool = False
     """No MLPs at all."""
@@ -35,7 +36,7 @@ class ModelConfig(Choice):
     """Norm before attention and MLP, each with trained weights."""
     final_norm: bool = True
     """A norm before the unembedding too (where there is a norm at all)."""
-    norm_epsilon: float = Field(1e-5, gt=0)
+    norm_epsilon: float = Field(default=1e-5, gt=0)
     """Added to the variance."""
     positions: Annotated[SerializeAsAny[PositionScheme], BeforeValidator(POSITIONS.parse)] = Learned()
     """How the model knows where a token stands."""
@@ -47,21 +48,21 @@ class ModelConfig(Choice):
     """A trained bias on the logits."""
     tied: bool = False
     """One matrix embeds and unembeds: one parameter, one gradient."""
-    n_ctx: int | None = Field(None, ge=1)
+    n_ctx: int | None = Field(default=None, ge=1)
     """Positions; what the task needs unless given."""
-    init_scale: float = Field(1.0, gt=0)
+    init_scale: float = Field(default=1.0, gt=0)
     """Weights start normal, of standard deviation init_scale / √d_model; biases start at 0, norm weights at 1."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.d_head is None and self.d_model % self.n_heads:
             nearest = self.d_model // self.n_heads * self.n_heads or self.n_heads
-            raise ValueError(
+            raise RequestError(
                 f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}; "
                 f"try d_model = {nearest}, or give d_head"
             )
         if problem := self.positions.objection(self.head_width):
-            raise ValueError(problem)
+            raise RequestError(problem)
         return self
 
     @property

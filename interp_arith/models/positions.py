@@ -9,7 +9,6 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
-from transformer_lens.components import PosEmbed
 
 from interp_arith.registry import Choice, Registry
 
@@ -26,7 +25,7 @@ class PositionScheme(Choice, ABC):
     def hooked_arguments(self, d_head: int) -> dict[str, Any]:
         """What TransformerLens is told."""
 
-    def module(self, learned: PosEmbed) -> nn.Module:
+    def module(self, learned: Any) -> nn.Module:
         """What stands at `pos_embed` of the hooked model, in place of the learned table."""
         return learned
 
@@ -59,7 +58,7 @@ class Rotary(PositionScheme):
     """Queries and keys rotated by their position, adjacent coordinates in pairs (Su et al. 2021)."""
 
     kind: Literal["rotary"] = "rotary"
-    base: int = Field(10_000, ge=2)
+    base: int = Field(default=10_000, ge=2)
     """Wavelengths grow from 2π to 2π·base; tiny models on short sequences do well with 3."""
 
     def objection(self, d_head: int) -> str | None:
@@ -102,7 +101,7 @@ class NoPositions(PositionScheme):
         """TransformerLens has no such type: the standard one, with the table replaced by zeros."""
         return {"positional_embedding_type": "standard"}
 
-    def module(self, learned: PosEmbed) -> nn.Module:
+    def module(self, learned: Any) -> nn.Module:
         """Zeros, so that `hook_pos_embed` stays live."""
         return _ZeroPositions(learned.cfg.d_model)
 

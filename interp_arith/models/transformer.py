@@ -18,6 +18,8 @@ from interp_arith.tasks.base import Task
 
 HookFunction = Callable[[nn.Module, Any, Any], Any]
 AttentionMask = Int[Tensor, "batch pos"] | None
+Logits = Float[Tensor, "batch pos d_vocab_out"]
+Attention = Float[Tensor, "batch head query key"]
 
 
 class TiedUnembed(Unembed):
@@ -105,8 +107,10 @@ class ArithmeticTransformer(HookedTransformer):
             self.ln_final = nn.Identity()
         if config.tied:
             self.unembed = TiedUnembed(self.cfg, self.embed)
-        if config.mlp_depth > 2 and not config.attention_only:
-            for block in self.blocks:
+        for block in self.blocks:
+            if config.attention_only:
+                del block.hook_mlp_out  # TransformerLens makes it, and it would never fire
+            elif config.mlp_depth > 2:
                 block.mlp = DeepMLP(self.cfg, config.mlp_depth)
         for name, parameter in self.named_parameters():
             if _is_bias(name):
@@ -160,20 +164,30 @@ class ArithmeticTransformer(HookedTransformer):
                 state.setdefault(name, value)
         return super().load_state_dict(state, strict=strict, assign=assign)
 
+    @overload
+    def forward_analysis(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        attention_mask: AttentionMask = None,
+        return_cache: Literal[False] = False,
+    ) -> tuple[Logits, list[Attention]]: ...
+
+    @overload
+    def forward_analysis(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        attention_mask: AttentionMask = None,
+        *,
+        return_cache: Literal[True],
+    ) -> tuple[Logits, list[Attention], ActivationCache]: ...
+
     @torch.no_grad()
     def forward_analysis(
         self,
         tokens: Int[Tensor, "batch pos"],
         attention_mask: AttentionMask = None,
         return_cache: bool = False,
-    ) -> (
-        tuple[Float[Tensor, "batch pos d_vocab_out"], list[Float[Tensor, "batch head query key"]]]
-        | tuple[
-            Float[Tensor, "batch pos d_vocab_out"],
-            list[Float[Tensor, "batch head query key"]],
-            ActivationCache,
-        ]
-    ):
+    ) -> Any:
         """Logits and attention of every layer, in eval mode and without gradients; training mode is restored.
 
         Args:

@@ -22,15 +22,15 @@ class Addition(SampledTask):
     """The sum of two numbers of at most n digits."""
 
     kind: Literal["addition"] = "addition"
-    n_digits: int = Field(10, ge=1, le=18)
+    n_digits: int = Field(default=10, ge=1, le=18)
     """The longest operand."""
-    carry_share: float = Field(0.0, ge=0, le=1)
+    carry_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the training questions with long carries (each column sums to 9 with probability 0.6)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.mask_first_n > self.n_digits:
-            raise ValueError(
+            raise RequestError(
                 f"mask_first_n = {self.mask_first_n} leaves no loss: an answer has {self.n_digits + 1} "
                 "target tokens"
             )

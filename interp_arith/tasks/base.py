@@ -53,9 +53,9 @@ class Task(Choice, ABC):
     """
 
     kind: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Which split, or which questions, of the many that the task can draw."""
-    mask_first_n: int = Field(0, ge=0)
+    mask_first_n: int = Field(default=0, ge=0)
     """No loss on the first n target tokens of each question."""
 
     @property
@@ -129,9 +129,9 @@ class Task(Choice, ABC):
 class SampledTask(Task, ABC):
     """A task with more questions than can be listed; training draws them, a hash keeps splits apart."""
 
-    val_questions: int = Field(1000, ge=0)
+    val_questions: int = Field(default=1000, ge=0)
     """Size of the fixed validation set."""
-    test_questions: int = Field(2000, ge=0)
+    test_questions: int = Field(default=2000, ge=0)
     """Size of the fixed test set."""
 
     @property

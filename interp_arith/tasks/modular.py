@@ -73,9 +73,9 @@ OperationName = Literal[
 class PairTask(Task, ABC):
     """Two elements of a finite set in, one out: all questions can be listed, and are split by rows."""
 
-    train_fraction: float = Field(0.3, gt=0, le=1)
+    train_fraction: float = Field(default=0.3, gt=0, le=1)
     """Share of all questions that is trained on."""
-    val_fraction: float = Field(0.0, ge=0, lt=1)
+    val_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share kept for choosing; the rest is the test set."""
 
     _train_mask: bytes | None = PrivateAttr(None)
@@ -97,7 +97,7 @@ class PairTask(Task, ABC):
     @model_validator(mode="after")
     def _check_fractions(self) -> Self:
         if self.train_fraction + self.val_fraction > 1 + 1e-9:
-            raise ValueError(
+            raise RequestError(
                 f"train_fraction {self.train_fraction} and val_fraction {self.val_fraction} exceed 1 together; "
                 "lower one of them"
             )
@@ -227,7 +227,7 @@ class ModularArithmetic(PairTask):
     """
 
     kind: Literal["modular"] = "modular"
-    p: int = Field(113, ge=3)
+    p: int = Field(default=113, ge=3)
     """The modulus."""
     operation: OperationName = "add"
     """What is computed; a name of OPERATIONS."""
@@ -244,11 +244,11 @@ class ModularArithmetic(PairTask):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if OPERATIONS[self.operation].divides and not _is_prime(self.p):
-            raise ValueError(
+            raise RequestError(
                 f"p = {self.p} is not prime, and {self.operation} needs inverses; try p = 97 or 113"
             )
         if self.mask_first_n >= self._answer_length:
-            raise ValueError(
+            raise RequestError(
                 f"mask_first_n = {self.mask_first_n} leaves no loss: an answer has {self._answer_length} "
                 "target tokens"
             )

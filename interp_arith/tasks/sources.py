@@ -37,12 +37,12 @@ class Source(ABC):
 class Rows(Source):
     """A finite set of training questions: all of them at every step, or shuffled batches."""
 
-    def __init__(self, splits: dict[SplitName, Examples], batch_size: int | None, seed: int) -> None:
+    def __init__(self, splits: dict[str, Examples], batch_size: int | None, seed: int) -> None:
         self._train = splits["train"]
         self._batch_size = min(batch_size or len(self._train), len(self._train))
         self._seed = seed
         self.constant = self._batch_size == len(self._train)
-        self.evaluation = {name: examples for name, examples in splits.items() if len(examples)}
+        self.evaluation = dict(splits)
 
     def batch(self, step: int, limits: Limits | None) -> Examples:
         """The whole set, or the rows of this epoch's shuffle."""
@@ -61,20 +61,20 @@ class Draws(Source):
     """New training questions at every step."""
 
     constant = False
-    steps_per_epoch = None
 
-    def __init__(self, task: SampledTask, batch_size: int, seed: int) -> None:
+    def __init__(self, task: SampledTask, held_out: dict[str, Examples], batch_size: int, seed: int) -> None:
         self._task, self._batch_size, self._seed = task, batch_size, seed
-        held_out: tuple[SplitName, ...] = ("val", "test")
-        sets = {name: task.split(name) for name in held_out}
-        self.evaluation = {
-            name: task.examples(questions) for name, questions in sets.items() if len(questions)
-        }
+        self.evaluation = dict(held_out)
 
     def batch(self, step: int, limits: Limits | None) -> Examples:
         """Questions drawn for this step alone."""
         rng = generator(self._seed, "train", step)
         return self._task.examples(self._task.sample("train", self._batch_size, rng, limits))
+
+    @property
+    def steps_per_epoch(self) -> None:
+        """There is no end."""
+        return
 
 
 def make_source(task: Task, batch_size: int | None, seed: int, data_dir: Path | None = None) -> Source:
@@ -86,16 +86,22 @@ def make_source(task: Task, batch_size: int | None, seed: int, data_dir: Path | 
         seed: of the shuffles and draws.
         data_dir: a folder of train.jsonl, val.jsonl and test.jsonl.
     """
+    sets = {name: task.examples(questions) for name, questions in question_sets(task, data_dir).items()}
+    if data_dir is not None or not isinstance(task, SampledTask):
+        return Rows(sets, batch_size, seed)
+    if batch_size is None:
+        raise RequestError(f"batch_size: none given; the {task.kind} task draws its questions, so give one")
+    return Draws(task, sets, batch_size, seed)
+
+
+def question_sets(task: Task, data_dir: Path | None = None) -> dict[str, Int[np.ndarray, "batch operands"]]:
+    """The sets of questions that a run is scored on: its splits, or its data files; empty ones are left out."""
     if data_dir is not None:
-        splits = {name: task.examples(q) for name, q in read_data(task, data_dir).items()}
-        return Rows(splits, batch_size, seed)
-    if isinstance(task, SampledTask):
-        if batch_size is None:
-            raise RequestError(
-                f"batch_size: none given; the {task.kind} task draws its questions, so give one"
-            )
-        return Draws(task, batch_size, seed)
-    return Rows({name: task.examples(task.split(name)) for name in SPLITS}, batch_size, seed)
+        sets = read_data(task, data_dir)
+    else:
+        names = SPLITS[1:] if isinstance(task, SampledTask) else SPLITS
+        sets = {name: task.split(name) for name in names}
+    return {name: questions for name, questions in sets.items() if len(questions)}
 
 
 def split_questions(
@@ -121,7 +127,7 @@ def split_questions(
     return questions[generator(task.seed, "example").permutation(len(questions))[:n]]
 
 
-def write_data(task: Task, folder: Path, n: int | None = None) -> dict[SplitName, int]:
+def write_data(task: Task, folder: Path, n: int | None = None) -> dict[str, int]:
     """Write train.jsonl, val.jsonl and test.jsonl, one object a question; returns how many lines each has.
 
     Args:
@@ -132,7 +138,7 @@ def write_data(task: Task, folder: Path, n: int | None = None) -> dict[SplitName
     if n is not None and not isinstance(task, SampledTask):
         raise RequestError(f"-n {n}: the {task.kind} task lists its questions, all are written; leave -n out")
     folder.mkdir(parents=True, exist_ok=True)
-    counts: dict[SplitName, int] = {}
+    counts: dict[str, int] = {}
     for split in SPLITS:
         questions = split_questions(task, split, n if split == "train" else None)
         lines = (
@@ -144,7 +150,7 @@ def write_data(task: Task, folder: Path, n: int | None = None) -> dict[SplitName
     return counts
 
 
-def read_data(task: Task, folder: Path) -> dict[SplitName, Int[np.ndarray, "batch operands"]]:
+def read_data(task: Task, folder: Path) -> dict[str, Int[np.ndarray, "batch operands"]]:
     """The questions of data files that write_data or somebody else wrote.
 
     Raises:

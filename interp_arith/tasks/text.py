@@ -21,13 +21,13 @@ class Text(Task):
     """
 
     kind: Literal["text"] = "text"
-    text_to_learn: str = Field("I know every carry by heart.", min_length=3)
+    text_to_learn: str = Field(default="I know every carry by heart.", min_length=3)
     """The text."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.mask_first_n >= len(self.text_to_learn) - 1:
-            raise ValueError(
+            raise RequestError(
                 f"mask_first_n = {self.mask_first_n} leaves no loss: the text has "
                 f"{len(self.text_to_learn) - 1} target tokens"
             )

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from interp_arith.errors import RequestError
 from interp_arith.storage import Checkpoint, RunDirectory
+from interp_arith.tasks.modular import PairTask
 from interp_arith.training.config import RunConfig, is_lower_better
 
 Weights = Mapping[str, Tensor]
@@ -101,6 +103,7 @@ def prepare(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
     Raises:
         RequestError: it exists and resume is False; it holds another config; it is no run.
     """
+    mask = config.task.train_mask if isinstance(config.task, PairTask) else None
     if not directory.exists:
         strangers = (
             [f for f in directory.path.iterdir() if not f.name.startswith(".")]
@@ -109,12 +112,13 @@ def prepare(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
         )
         if strangers and not all(f.name == "split.npy" for f in strangers):
             raise RequestError(f"{directory.path} exists and is no run; give another --name or --out")
-        mask = getattr(config.task, "train_mask", None)
         if mask is not None:
             directory.write_split(mask)
         directory.write_config(config.plain())
         return
     differing = _differing(directory.read_config(), config.plain())
+    if not np.array_equal(directory.read_split(), mask):  # type: ignore[arg-type]
+        differing.append("another split.npy")
     if differing:
         raise RequestError(
             f"{directory.path} exists with another config ({', '.join(differing[:3])}); "

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from interp_arith.errors import RequestError
 from interp_arith.models.config import ModelConfig
-from interp_arith.registry import Choice
+from interp_arith.models.positions import POSITIONS
+from interp_arith.registry import Choice, Registry
 from interp_arith.tasks import TASKS
 from interp_arith.tasks.base import SampledTask, Task
 from interp_arith.tasks.scoring import LossName
@@ -19,17 +20,17 @@ from interp_arith.training.schedules import SCHEDULES, Constant, Schedule
 class Budget(Choice):
     """How long a run lasts: updates, or passes over the training questions."""
 
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Updates; give these or epochs."""
-    epochs: int | None = Field(None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
     """Passes."""
-    steps_per_epoch: int | None = Field(None, ge=1)
+    steps_per_epoch: int | None = Field(default=None, ge=1)
     """Updates in a pass; needed where questions are drawn without end."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either budget.steps or budget.epochs")
+            raise RequestError("give either budget.steps or budget.epochs")
         return self
 
     def total_steps(self, natural: int | None) -> int:
@@ -52,7 +53,7 @@ class StopRule(Choice):
     """A logged metric ("test_accuracy"); None never stops early."""
     threshold: float = 1.0
     """The value that counts as reached."""
-    hold: int = Field(1, ge=1)
+    hold: int = Field(default=1, ge=1)
     """Evaluations in a row that must reach it."""
 
     def is_met(self, value: float) -> bool:
@@ -63,13 +64,13 @@ class StopRule(Choice):
 class CheckpointPlan(Choice):
     """Which steps to keep. The trajectory has steps 0, 1, 2, 4, 8 … up to `every`, then every `every` steps."""
 
-    every: int = Field(100, ge=1)
+    every: int = Field(default=100, ge=1)
     """Linear spacing of the trajectory."""
-    keep_best: int = Field(1, ge=0)
+    keep_best: int = Field(default=1, ge=0)
     """How many of the best evaluations to keep."""
     best_metric: str = "test_loss"
     """What makes one the best: the least for a loss, the greatest for anything else."""
-    state_every: int = Field(100, ge=1)
+    state_every: int = Field(default=100, ge=1)
     """Steps between full states to resume from."""
 
     def is_due(self, step: int, total_steps: int) -> bool:
@@ -83,7 +84,7 @@ class RunConfig(Choice):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """What runs are called; the seed is added."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Of initial weights, shuffles and draws; the task has its own for the split, and --seed sets both."""
     task: Annotated[SerializeAsAny[Task], BeforeValidator(TASKS.parse)]
     """What is learnt."""
@@ -101,19 +102,19 @@ class RunConfig(Choice):
     """When to stop early."""
     checkpoints: CheckpointPlan = CheckpointPlan()
     """Which steps to keep."""
-    batch_size: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     """Questions a step; None is the whole training set."""
-    accumulation: int = Field(1, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     """Parts that a batch is computed in, their gradients added up."""
     loss: LossName = "softmax"
     """Cross-entropy through softmax or StableMax, in float64."""
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     """Largest gradient norm, for each seed by itself."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of matrix products; weights and optimizer stay fp32, the loss float64. fp16 scales the loss and needs a GPU."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(default=10, ge=1)
     """Steps between logged training metrics."""
-    evaluate_every: int = Field(10, ge=1)
+    evaluate_every: int = Field(default=10, ge=1)
     """Steps between evaluations of every set."""
     data_dir: Path | None = None
     """A folder of train.jsonl, val.jsonl and test.jsonl to use in place of the task's own questions."""
@@ -124,16 +125,16 @@ class RunConfig(Choice):
     def _check(self) -> Self:
         sampled = isinstance(self.task, SampledTask) and self.data_dir is None
         if sampled and self.batch_size is None:
-            raise ValueError(
+            raise RequestError(
                 f"batch_size: the {self.task.kind} task draws its questions; say how many a step"
             )
         if not sampled and not isinstance(self.curriculum, Everything):
-            raise ValueError(
+            raise RequestError(
                 f"curriculum {self.curriculum.kind!r} limits what is drawn, and this run draws nothing; "
                 "use 'everything'"
             )
         if self.batch_size is not None and self.accumulation > self.batch_size:
-            raise ValueError(
+            raise RequestError(
                 f"accumulation = {self.accumulation} parts of a batch of {self.batch_size}; give fewer parts"
             )
         return self
@@ -157,33 +158,37 @@ class RunConfig(Choice):
             if isinstance(value, dict) and isinstance(nested, Choice) and "kind" not in value:
                 value = nested.model_dump() | value
             plain[name] = value
-        return parse_config(plain)
+        return RunConfig.model_validate(plain)
+
+    def with_kind(self, option: str, kind: str) -> "RunConfig":
+        """The config with a choice of another kind ("--optimizer.kind", "muon"); other options change nothing.
+
+        Fields that both kinds have keep their values.
+        """
+        path = option.removeprefix("--").replace("-", "_").split(".")
+        if path[-1] != "kind" or not option.startswith("--"):
+            return self
+        tables: dict[tuple[str, ...], Registry[Any]] = {
+            ("task",): TASKS,
+            ("optimizer",): OPTIMIZERS,
+            ("schedule",): SCHEDULES,
+            ("curriculum",): CURRICULA,
+            ("model", "positions"): POSITIONS,
+        }
+        table = tables.get(tuple(path[:-1]))
+        if table is None:
+            return self
+        old = self.model.positions if path[0] == "model" else getattr(self, path[0])
+        new = table[kind]
+        shared = {name: value for name, value in old if name in new.model_fields and name != "kind"}
+        choice = new(**shared)
+        if path[0] == "model":
+            return self.replace(model=self.model.model_copy(update={"positions": choice}))
+        return self.replace(**{path[0]: choice})
 
     def plain(self) -> dict[str, Any]:
         """The config as plain data, for config.yaml."""
         return self.model_dump(mode="json")
-
-
-def parse_config(data: dict[str, Any]) -> RunConfig:
-    """A RunConfig from plain data; what is wrong with it in one line.
-
-    Raises:
-        RequestError: a field is unknown, missing or out of range.
-    """
-    try:
-        return RunConfig.model_validate(data)
-    except ValidationError as error:
-        raise RequestError(one_line(error)) from None
-
-
-def one_line(error: ValidationError) -> str:
-    """The first thing that a pydantic error complains of: where, what was given, what is allowed."""
-    first = error.errors(include_url=False)[0]
-    message = first["msg"].removeprefix("Value error, ")
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] in ("value_error", "missing", "extra_forbidden"):
-        return f"{where}: {message}" if where else message
-    return f"{where} = {first['input']!r}: {message}"
 
 
 def is_lower_better(metric: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from interp_arith.errors import RequestError
 from interp_arith.registry import Choice, Registry
 from interp_arith.tasks.sampling import Limits
 
@@ -44,11 +45,11 @@ class Phases(Curriculum):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(self.max_digits) != len(self.fractions):
-            raise ValueError(
+            raise RequestError(
                 f"{len(self.max_digits)} max_digits and {len(self.fractions)} fractions; give one of each a phase"
             )
         if sum(self.fractions) >= 1 or min((*self.fractions, 1.0)) <= 0 or min((*self.max_digits, 1)) < 1:
-            raise ValueError(
+            raise RequestError(
                 "fractions must be positive with a sum below 1 (the rest allows every length), max_digits from 1"
             )
         return self
@@ -65,13 +66,13 @@ class GrowDigits(Curriculum):
     """One more digit every epoch, from `start` on."""
 
     kind: Literal["grow-digits"] = "grow-digits"
-    start: int = Field(1, ge=1)
-    epochs_per_digit: int = Field(1, ge=1)
+    start: int = Field(default=1, ge=1)
+    epochs_per_digit: int = Field(default=1, ge=1)
 
     def limits(self, step: int, total_steps: int, steps_per_epoch: int | None, widest: Limits) -> Limits:
         """start + epochs so far, at most the task's."""
         if steps_per_epoch is None:
-            raise ValueError("grow-digits counts epochs; give budget.steps_per_epoch")
+            raise RequestError("grow-digits counts epochs; give budget.steps_per_epoch")
         grown = self.start + step // (steps_per_epoch * self.epochs_per_digit)
         return replace(widest, max_digits=min(grown, widest.max_digits))
 

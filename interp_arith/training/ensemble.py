@@ -39,14 +39,21 @@ def logits(
     tokens: Tensor,
     answer_positions: Sequence[int],
 ) -> Float[Tensor, "seed batch answer d_vocab_out"]:
-    """Answer logits of every seed on its own tokens [seed, batch, pos]."""
+    """Answer logits of every seed on its own tokens [seed, batch, pos].
+
+    A GPU maps over the seeds, one kernel for all. A CPU takes them one after the other: its batched matrix products
+    are several times slower than single ones, and so a seed in an ensemble follows the seed alone to the bit.
+    """
 
     def one(parameters: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
         return answer_logits(config, parameters, tokens, answer_positions)
 
-    if len(tokens) == 1:  # the same, without the cost of mapping
-        return one({name: p.squeeze(0) for name, p in parameters.items()}, tokens.squeeze(0))[None]
-    return torch.vmap(one)(dict(parameters), tokens)
+    if tokens.device.type != "cpu":
+        return torch.vmap(one)(dict(parameters), tokens)
+    members = zip(*(p.unbind() for p in parameters.values()), strict=True)
+    return torch.stack(
+        [one(dict(zip(parameters, m, strict=True)), t) for m, t in zip(members, tokens, strict=True)]
+    )
 
 
 @torch.no_grad()

@@ -215,7 +215,7 @@ def orthogonalize_together(stacks: Sequence[Tensor], steps: int) -> list[Tensor]
     return [x.mT if x.shape != stack.shape else x for x, stack in zip(results, stacks, strict=True)]
 
 
-def orthogonal_gradient(weight: Float[Tensor, "seed *w"], gradient: Float[Tensor, "seed *w"]) -> Tensor:
+def orthogonal_gradient(weight: Float[Tensor, "seed ..."], gradient: Float[Tensor, "seed ..."]) -> Tensor:
     """The gradient's part orthogonal to the weights, at the gradient's norm; per seed, over the whole tensor.
 
         g⊥ = g − (w·g)/(w·w + 1e-30) w;   g⊥ ‖g‖/(‖g⊥‖ + 1e-30)
@@ -230,14 +230,14 @@ def orthogonal_gradient(weight: Float[Tensor, "seed *w"], gradient: Float[Tensor
     return (orthogonal * (norm / (left + 1e-30))).reshape(gradient.shape)
 
 
-def global_norm(tensors: Stacked) -> Float[Tensor, "seed"]:
+def global_norm(tensors: Stacked) -> Float[Tensor, " seed"]:
     """Each seed's Euclidean norm over all its tensors together."""
     flat = [rearrange(tensor, "seed ... -> seed (...)") for tensor in tensors.values()]
     return torch.linalg.vector_norm(torch.cat(flat, dim=1), dim=1)
 
 
 @torch.no_grad()
-def clip_by_norm(gradients: Stacked, max_norm: float) -> Float[Tensor, "seed"]:
+def clip_by_norm(gradients: Stacked, max_norm: float) -> Float[Tensor, " seed"]:
     """Scale each seed's gradients in place by min(1, max_norm/(norm + 1e-6)); the norms before clipping.
 
     Raises:

@@ -24,7 +24,7 @@ class Schedule(Choice, ABC):
     @model_validator(mode="after")
     def _one_warmup(self) -> "Schedule":
         if self.warmup_steps and self.warmup_fraction:
-            raise ValueError("warmup_steps and warmup_fraction are both given; give one")
+            raise RequestError("warmup_steps and warmup_fraction are both given; give one")
         return self
 
     @final

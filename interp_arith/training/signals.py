@@ -10,16 +10,12 @@ from interp_arith.errors import WorkError
 
 
 class Interrupted(WorkError):
-    """A signal asked the training to stop, and everything is saved.
-
-    Attributes:
-        signal: its number; a command that it ends exits with 128 + signal.
-    """
+    """A signal asked the training to stop, and everything is saved; the exit status is 128 + the signal's number."""
 
     def __init__(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
         super().__init__(f"{name}: saved at step {step}; the same command with --resume goes on from there")
-        self.signal = number
+        self.exit_status = 128 + number
 
 
 class StopRequest:

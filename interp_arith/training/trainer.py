@@ -31,7 +31,7 @@ class Trainer:
         configs: the same config, each with its own seed.
         directories: where each is kept.
         device: where to compute.
-        sinks: where metrics go besides the run directories.
+        open_sinks: total steps -> where metrics go besides the run directories; called once all is in order.
         resume: go on with runs that exist.
         initial_weights: config -> weights to start from.
         notify: told what the user should know.
@@ -43,16 +43,17 @@ class Trainer:
         directories: Sequence[RunDirectory],
         device: torch.device,
         *,
-        sinks: Sequence[Sink] = (),
+        open_sinks: Callable[[int], Sequence[Sink]] = lambda total_steps: (),
         resume: bool = False,
         initial_weights: Callable[[RunConfig], dict[str, Tensor]] = fresh_weights,
         notify: Callable[[str], None] = print,
     ) -> None:
         self._configs, self._directories, self._device = configs, directories, device
-        self._sinks, self._resume = sinks, resume
+        self._open_sinks, self._resume = open_sinks, resume
         self._initial_weights, self._notify = initial_weights, notify
         self._config = configs[0]  # where the seed plays no part, one config speaks for all
         self._lanes: list[Lane] = []
+        self._sinks: Sequence[Sink] = ()
         self._failures: list[str] = []
         self._step, self._visited, self._total = 0, False, 0
 
@@ -71,6 +72,7 @@ class Trainer:
             for config, directory in zip(self._configs, self._directories, strict=True):
                 prepare(config, directory, self._resume)
             self._load()
+            self._sinks = self._open_sinks(self._total) if self._lanes else ()
             request = stack.enter_context(stop_requests())
             try:
                 self._loop(request)

@@ -1,0 +1,86 @@
+"""Mechanistic interpretability for transformers that do arithmetic.
+
+The public names, and nothing else; each is imported when it is first asked for, so that `import interp_arith`
+stays quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp_arith.errors import RequestError, WorkError
+    from interp_arith.models.config import ModelConfig
+    from interp_arith.models.transformer import ArithmeticTransformer, build_model
+    from interp_arith.presets import preset, presets
+    from interp_arith.runs import (
+        Run,
+        evaluate,
+        find_runs,
+        load_config,
+        load_run,
+        runs_table,
+        train,
+        train_seeds,
+    )
+    from interp_arith.tasks.addition import Addition
+    from interp_arith.tasks.modular import ModularArithmetic, PermutationComposition
+    from interp_arith.tasks.text import Text
+    from interp_arith.training.config import RunConfig
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Addition": "tasks.addition",
+    "ArithmeticTransformer": "models.transformer",
+    "ModelConfig": "models.config",
+    "ModularArithmetic": "tasks.modular",
+    "PermutationComposition": "tasks.modular",
+    "RequestError": "errors",
+    "Run": "runs",
+    "RunConfig": "training.config",
+    "Text": "tasks.text",
+    "WorkError": "errors",
+    "build_model": "models.transformer",
+    "evaluate": "runs",
+    "find_runs": "runs",
+    "load_config": "runs",
+    "load_run": "runs",
+    "preset": "presets",
+    "presets": "presets",
+    "runs_table": "runs",
+    "train": "runs",
+    "train_seeds": "runs",
+}
+
+__all__ = [
+    "Addition",
+    "ArithmeticTransformer",
+    "ModelConfig",
+    "ModularArithmetic",
+    "PermutationComposition",
+    "RequestError",
+    "Run",
+    "RunConfig",
+    "Text",
+    "WorkError",
+    "build_model",
+    "evaluate",
+    "find_runs",
+    "load_config",
+    "load_run",
+    "preset",
+    "presets",
+    "runs_table",
+    "train",
+    "train_seeds",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"interp_arith.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

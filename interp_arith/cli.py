@@ -1,0 +1,416 @@
+"""The command line: parse, call, print. Heavy imports wait inside the commands, so that --help is quick."""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from interp_arith.errors import RequestError, WorkError, unknown
+
+if TYPE_CHECKING:
+    from interp_arith.runs import Run
+    from interp_arith.training.config import RunConfig
+
+PROGRAM = "interp-arith"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 the work failed, 2 the request was wrong.
+
+    A training that SIGINT or SIGTERM ended, everything saved, returns 128 + the signal's number.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: {message}", file=sys.stderr)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_overview())
+        elif arguments[0] == "--version":
+            from interp_arith import __version__
+
+            print(__version__)
+        elif arguments[0] in COMMANDS:
+            COMMANDS[arguments[0]](arguments[1:])
+        else:
+            raise unknown("command", arguments[0], COMMANDS)
+    except (RequestError, WorkError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, RequestError) else error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _presets(arguments: list[str]) -> None:
+    """List the presets; with a name, show its config and its parameters tensor by tensor."""
+    import tyro
+
+    from interp_arith.models.transformer import build_model
+    from interp_arith.presets import PRESETS, measured, preset
+    from interp_arith.storage import dump_yaml
+
+    def parameters(config: "RunConfig") -> dict[str, Any]:
+        return build_model(config.model, config.task).trained_parameters()
+
+    def command(name: Annotated[str | None, tyro.conf.Positional] = None) -> None:
+        if name is None:
+            rows = [
+                (
+                    key,
+                    f"{sum(p.numel() for p in parameters(entry.config).values()):,}",
+                    entry.reaches,
+                    measured(key),
+                )
+                for key, entry in PRESETS.items()
+            ]
+            _print_table(("preset", "parameters", "should reach", "measured"), rows, numbers=(1,))
+            return
+        config = preset(name)
+        tensors = {key: p for key, p in parameters(config).items()}
+        total = sum(p.numel() for p in tensors.values())
+        rows = [(key, " × ".join(map(str, p.shape)), f"{p.numel():,}") for key, p in tensors.items()]
+        print(dump_yaml(config.plain()))
+        _print_table(("tensor", "shape", "parameters"), [*rows, ("in all", "", f"{total:,}")], numbers=(2,))
+
+    _parse(command, "presets", arguments)
+
+
+def _train(arguments: list[str]) -> None:
+    """Train a preset or a config file, one seed or several together; any field can be overridden."""
+    import tyro
+
+    from interp_arith.runs import train, train_seeds
+    from interp_arith.training.config import RunConfig
+
+    start, rest = _base_config("train", arguments)
+
+    def command(
+        config: Annotated[RunConfig, tyro.conf.arg(name="")] = start,
+        seeds: str | None = None,
+        device: str = "auto",
+        out: Path = Path("runs"),
+        resume: tyro.conf.FlagCreatePairsOff[bool] = False,
+        track: str | None = None,
+    ) -> None:
+        """Train.
+
+        Args:
+            config: every field of the run.
+            seeds: several seeds together: 0..7, or 0,3,5; --seed takes one.
+            device: auto, cpu or cuda.
+            out: the folder of runs.
+            resume: go on with a run that exists.
+            track: log to wandb or tensorboard too.
+        """
+        config = _finish_config(start, config, rest)
+        common: dict[str, Any] = {"out": out, "device": device, "resume": resume, "track": track}
+        many = None if seeds is None else _parse_seeds(seeds)
+        _tell(train_seeds(config, many, **common) if many is not None else [train(config, **common)])
+
+    _parse(command, "train PRESET|CONFIG.yaml", rest)
+
+
+def _tell(runs: "list[Run]") -> None:
+    """Where the runs are, what they reached, and what to do next."""
+    for run in runs:
+        last = run.info["summary"]["last"]
+        figures = "  ".join(
+            f"{name.replace('_', ' ')} {last[name]:.4g}"
+            for name in ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
+            if name in last
+        )
+        print(
+            f"{run.path}: {run.status} at step {run.info['step']}, {run.info['training_seconds']:.0f} s   {figures}"
+        )
+    path = runs[0].path
+    example = runs[0].task.text(
+        runs[0].task.split("train" if runs[0].config.batch_size is None else "test")[:1]
+    )[0]
+    print(
+        f"\nNext:  open {path}/curves.html in a browser\n"
+        f"       {PROGRAM} evaluate {path}\n"
+        f"       {PROGRAM} generate {path} '{example}' --steps"
+    )
+
+
+def _evaluate(arguments: list[str]) -> None:
+    """Score a run; the result, with the failures by question, is kept in the run."""
+    import tyro
+
+    from interp_arith.runs import evaluate, load_run
+
+    def command(
+        run: tyro.conf.Positional[str], protocol: str = "test", step: str = "last", device: str = "auto"
+    ) -> None:
+        """Score a run.
+
+        Args:
+            run: a run directory, or the name of one.
+            protocol: how; test is every split of the run.
+            step: a step of the trajectory, best, or last.
+            device: auto, cpu or cuda.
+        """
+        table = evaluate(load_run(run), protocol, step, device)
+        cells = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+        _print_table(tuple(table.columns), cells, numbers=range(1, len(table.columns)))
+
+    _parse(command, "evaluate", arguments)
+
+
+def _generate(arguments: list[str]) -> None:
+    """Ask a trained model questions."""
+    import tyro
+
+    from interp_arith.generation import Asker
+    from interp_arith.runs import load_run
+
+    def command(
+        run: tyro.conf.Positional[str],
+        questions: tyro.conf.Positional[tuple[str, ...]] = (),
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+        step: str = "last",
+        steps: tyro.conf.FlagCreatePairsOff[bool] = False,
+        interactive: tyro.conf.FlagCreatePairsOff[bool] = False,
+    ) -> None:
+        """Ask a trained model.
+
+        Args:
+            run: a run directory, or the name of one.
+            questions: such as "23+45=".
+            temperature: 0 is greedy, 1 the model's own distribution.
+            top_k: draw among the k likeliest tokens only.
+            seed: of the draws.
+            step: a step of the trajectory, best, or last.
+            steps: show every generated token's top logits and probabilities.
+            interactive: read questions from the keyboard until an empty line.
+        """
+        asker = Asker(load_run(run), step, temperature, top_k, seed)
+        if not questions and not interactive:
+            raise RequestError(f"no question given; for example {asker.example!r}, or --interactive")
+        for question in questions:
+            print(asker.tell(question, steps))
+        while interactive:
+            try:
+                question = input("question> ").strip()
+            except EOFError:
+                break
+            if not question:
+                break
+            try:
+                print(asker.tell(question, steps))
+            except RequestError as error:
+                print(error)
+
+    _parse(command, "generate", arguments)
+
+
+def _data(arguments: list[str]) -> None:
+    """Write a preset's questions as train.jsonl, val.jsonl and test.jsonl."""
+    import tyro
+
+    from interp_arith.tasks.sources import write_data
+    from interp_arith.training.config import RunConfig
+
+    start, rest = _base_config("data", arguments)
+
+    def command(
+        out: Path,
+        n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None,
+        config: Annotated[RunConfig, tyro.conf.arg(name="")] = start,
+    ) -> None:
+        """Write data files.
+
+        Args:
+            out: the folder to write to.
+            n: training questions, where the task draws them (10,000 unless given).
+            config: every field of the run; those of the task matter here.
+        """
+        counts = write_data(_finish_config(start, config, rest).task, out, n)
+        for split, count in counts.items():
+            print(f"{out / split}.jsonl: {count:,} questions")
+        print(f"\nNext:  {PROGRAM} train {start.name} --data-dir {out}")
+
+    _parse(command, "data PRESET|CONFIG.yaml", rest)
+
+
+def _inspect_data(arguments: list[str]) -> None:
+    """Show questions as the model sees them: tokens, positions and loss mask."""
+    import tyro
+
+    from interp_arith.generation import token_rows
+    from interp_arith.training.config import RunConfig
+
+    start, rest = _base_config("inspect-data", arguments)
+
+    def command(
+        n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 5,
+        min_digits: int | None = None,
+        max_digits: int | None = None,
+        split: str = "train",
+        config: Annotated[RunConfig, tyro.conf.arg(name="")] = start,
+    ) -> None:
+        """Show questions.
+
+        Args:
+            n: how many.
+            min_digits: the shortest operands, where questions are drawn.
+            max_digits: the longest.
+            split: train, val or test.
+            config: every field of the run; those of the task matter here.
+        """
+        config = _finish_config(start, config, rest)
+        for title, rows in token_rows(config.task, split, n, min_digits, max_digits):
+            print(title)
+            _print_table(("position", "token", "id", "target", "loss"), rows, numbers=(0, 2))
+
+    _parse(command, "inspect-data PRESET|CONFIG.yaml", rest)
+
+
+def _runs(arguments: list[str]) -> None:
+    """List the runs in a folder: steps to grok, final losses and accuracies, mean ± std over seeds."""
+    import tyro
+
+    from interp_arith.runs import find_runs, runs_table, seeds_table
+
+    def command(folder: tyro.conf.Positional[Path] = Path("runs")) -> None:
+        """List runs.
+
+        Args:
+            folder: where they are.
+        """
+        found = find_runs(folder)
+        if not found:
+            raise RequestError(f"no runs in {folder}; train one with `{PROGRAM} train mod-add-113`")
+        table = runs_table(found).dropna(axis="columns", how="all")
+        for frame, first_number in ((table.drop(columns=["config", "seed"]), 2), (seeds_table(table), 1)):
+            cells = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+            _print_table(tuple(frame.columns), cells, numbers=range(first_number, len(frame.columns)))
+
+    _parse(command, "runs", arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "presets": _presets,
+    "train": _train,
+    "evaluate": _evaluate,
+    "generate": _generate,
+    "data": _data,
+    "inspect-data": _inspect_data,
+    "runs": _runs,
+}
+
+
+def _overview() -> str:
+    lines = [f"  {name:<14}{(function.__doc__ or '').strip()}" for name, function in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} COMMAND …",
+            "",
+            "Train small transformers on arithmetic, keep their trajectory, and see how they compute.",
+            "",
+            *lines,
+            "",
+            f"`{PROGRAM} COMMAND --help` says more; `{PROGRAM} train PRESET --help` lists every field of a config.",
+        ]
+    )
+
+
+def _parse(command: Callable[..., None], usage: str, arguments: list[str]) -> None:
+    """Let tyro read the arguments and call the command; it answers --help, and wrong options with exit status 2."""
+    import tyro
+
+    tyro.cli(
+        command,
+        args=arguments,
+        prog=f"{PROGRAM} {usage}",
+        description=COMMANDS[usage.split()[0]].__doc__,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+    )
+
+
+def _base_config(command: str, arguments: list[str]) -> "tuple[RunConfig, list[str]]":
+    """The config that the first argument names, `--TABLE.kind` options already taken, and the other arguments."""
+    from interp_arith.presets import preset
+    from interp_arith.runs import load_config
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        if not arguments:
+            raise RequestError(f"{command}: no preset given; for example {PROGRAM} {command} mod-add-113")
+        return preset("mod-add-113"), arguments
+    if arguments[0].startswith("-"):
+        raise RequestError(
+            f"{command}: the preset comes first; for example {PROGRAM} {command} mod-add-113 {arguments[0]} …"
+        )
+    name, rest = arguments[0], [_with_separate_value(a) for a in arguments[1:]]
+    flat = [part for parts in rest for part in parts]
+    config = load_config(name) if name.endswith((".yaml", ".yml")) else preset(name)
+    for option, value in zip(flat, flat[1:], strict=False):
+        config = config.with_kind(option, value)
+    return config, flat
+
+
+def _with_separate_value(argument: str) -> list[str]:
+    return argument.split("=", 1) if argument.startswith("--") and "=" in argument else [argument]
+
+
+def _finish_config(start: "RunConfig", config: "RunConfig", arguments: list[str]) -> "RunConfig":
+    """What the parser cannot know: --seed sets the task's seed too, and a given split stays."""
+    from interp_arith.tasks.modular import PairTask
+
+    if "--seed" in arguments and "--task.seed" not in arguments:
+        config = config.with_seed(config.seed)
+    if (
+        isinstance(start.task, PairTask)
+        and start.task.train_mask is not None
+        and isinstance(config.task, PairTask)
+    ):
+        config = config.replace(task=config.task.with_split(start.task.train_mask))
+    return config
+
+
+def _parse_seeds(text: str) -> list[int]:
+    """ "0..7" or "0,3,5"."""
+    try:
+        if ".." in text:
+            first, last = map(int, text.split(".."))
+            seeds = list(range(first, last + 1))
+        else:
+            seeds = [int(seed) for seed in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0:
+        raise RequestError(f"--seeds {text!r}; allowed: a range such as 0..7, or a list such as 0,3,5")
+    return seeds
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or value != value:
+        return "–"
+    return f"{int(value):,}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.4g}"
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> None:
+    """A table on standard output, as wide as it needs to be where that is no terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(_heading(name), justify="right" if index in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    console = Console(markup=False, highlight=False)
+    Console(width=None if console.is_terminal else 400, markup=False, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

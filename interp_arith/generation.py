@@ -1,0 +1,113 @@
+"""Questions and answers of a trained model as text: what the command line prints; knows no arguments."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from interp_arith.errors import RequestError, unknown
+from interp_arith.runs import Run, parse_step
+from interp_arith.tasks.base import SampledTask, Task
+from interp_arith.tasks.sampling import SPLITS
+from interp_arith.tasks.sources import split_questions
+
+TOP = 5
+
+
+class Asker:
+    """A model that answers questions in words.
+
+    Args:
+        run: whose model.
+        step: "last", "best" or a number.
+        temperature: 0 is greedy.
+        top_k: draw among the k likeliest tokens only.
+        seed: of the draws.
+    """
+
+    def __init__(self, run: Run, step: str, temperature: float, top_k: int | None, seed: int) -> None:
+        self.task = run.task
+        self.model = run.model(parse_step(step))
+        self._temperature, self._top_k = temperature, top_k
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def example(self) -> str:
+        """A question that the task understands."""
+        return self.task.text(split_questions(self.task, "train", 1))[0]
+
+    def tell(self, question: str, steps: bool = False) -> str:
+        """The answer, whether it is right, and with `steps` what the model considered at every token."""
+        right = self.task.answer_tokens([question])
+        tokens, lines = self.task.tokens([question]), []
+        symbols = output_symbols(self.task)
+        for place in range(right.shape[1]):
+            new, logits = self.model.generate_next_token(
+                tokens, self._temperature, self._top_k, generator=self._generator
+            )
+            lines.append(_consideration(place, symbols, logits[0], int(new), int(right[0, place])))
+            tokens = torch.cat([tokens, new], dim=1)
+        written = tokens[:, -right.shape[1] :]
+        answer = self.task.read_answer(written)[0]
+        is_right = torch.equal(written, right)
+        verdict = "right" if is_right else f"wrong, it is {self.task.read_answer(right)[0]}"
+        head = f"{self.task.text([question])[0]}{answer}   {verdict}"
+        return "\n".join([head, *lines]) if steps else head
+
+
+def output_symbols(task: Task) -> tuple[str, ...]:
+    """The symbols that the model can write."""
+    return task.vocabulary.symbols[: task.d_vocab_out]
+
+
+def _consideration(
+    place: int, symbols: tuple[str, ...], logits: torch.Tensor, chosen: int, right: int
+) -> str:
+    """One generated token: the likeliest candidates with logit and probability, the chosen and the right one marked."""
+    probabilities = logits.double().softmax(dim=-1)
+    top = logits.topk(min(TOP, len(symbols))).indices.tolist()
+    shown = top + [index for index in (chosen, right) if index not in top]
+    lines = [f"  token {place + 1}      logit   probability"]
+    for index in dict.fromkeys(shown):
+        marks = [mark for mark, at in (("chosen", chosen), ("right", right)) if at == index]
+        lines.append(
+            f"    {symbols[index]!r:>6} {logits[index]:>10.3f} {probabilities[index]:>13.6f}  {', '.join(marks)}"
+        )
+    return "\n".join(lines)
+
+
+def token_rows(
+    task: Task, split: str, n: int, min_digits: int | None, max_digits: int | None
+) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """Each question with a row a position: position, token, id, the target there, and whether the loss counts."""
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    limits = None
+    if min_digits is not None or max_digits is not None:
+        if not isinstance(task, SampledTask):
+            raise RequestError(
+                f"--min-digits and --max-digits: the {task.kind} task lists its questions; leave them out"
+            )
+        widest = task.limits
+        low, high = min_digits or widest.min_digits, max_digits or widest.max_digits
+        if not widest.min_digits <= low <= high <= widest.max_digits:
+            raise RequestError(
+                f"--min-digits {low} --max-digits {high}; "
+                f"allowed: {widest.min_digits} to {widest.max_digits}, in order"
+            )
+        limits = replace(widest, min_digits=low, max_digits=high)
+    if n < 1:
+        raise RequestError(f"-n {n}; allowed: 1 or more")
+    questions = split_questions(task, split, n, limits)
+    symbols, targets = task.vocabulary.symbols, output_symbols(task)
+    for row in range(len(questions)):
+        question = questions[row : row + 1]
+        examples = task.examples(question)
+        at = {p: i for i, p in enumerate(task.answer_positions[-examples.targets.shape[1] :])}
+        rows = []
+        for position, token in enumerate(examples.tokens[0].tolist()):
+            place = at.get(position)
+            target = "" if place is None else targets[int(examples.targets[0, place])]
+            counts = "" if place is None else ("yes" if examples.mask[0, place] else "masked")
+            rows.append((str(position), symbols[token], str(token), target, counts))
+        yield f"{task.text(question)[0]} {task.answer(question)[0]}", rows

@@ -1,0 +1,373 @@
+"""Run: a run directory, typed; and the calls that make, find, train and evaluate runs."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp_arith.errors import RequestError, WorkError, unknown
+from interp_arith.evaluation.protocols import PROTOCOLS
+from interp_arith.figures.curves import training_curves, write_html
+from interp_arith.models.transformer import ArithmeticTransformer, build_model
+from interp_arith.presets import preset
+from interp_arith.storage import Checkpoint, DamagedFileError, RunDirectory, read_yaml
+from interp_arith.tasks.base import Task
+from interp_arith.tasks.modular import PairTask
+from interp_arith.tasks.sources import question_sets
+from interp_arith.training.config import RunConfig
+from interp_arith.training.lanes import fresh_weights
+from interp_arith.training.sinks import LiveTable, Sink, make_tracker
+from interp_arith.training.trainer import Trainer
+
+Step = int | Literal["last", "best"]
+SHIPPED = Path(__file__).parent.parent / "checkpoints"
+"""Trained runs that come with the repository."""
+
+
+class Run:
+    """A run directory, read.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        RequestError: there is no run at the path.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.directory = RunDirectory(Path(path))
+        if not self.directory.exists:
+            raise RequestError(
+                f"{path} is no run: it has no config.yaml; `interp-arith runs` lists what there is"
+            )
+        self.config = load_config(self.directory.config_file)
+
+    @property
+    def task(self) -> Task:
+        """What was learnt, with the split that was used."""
+        return self.config.task
+
+    def __repr__(self) -> str:
+        steps = self.steps
+        kept = f"{len(steps)} checkpoints to step {steps[-1]}" if steps else "no checkpoint"
+        return f"Run({self.path}: {self.status}, {kept})"
+
+    @property
+    def path(self) -> Path:
+        """Where the run is."""
+        return self.directory.path
+
+    @property
+    def name(self) -> str:
+        """What it is called: the folder's name."""
+        return self.directory.name
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """run.json: status, versions, device, seconds, summary."""
+        return self.directory.read_info()
+
+    @property
+    def status(self) -> str:
+        """finished, interrupted, failed, running, or stopped (it says running, and nobody writes it)."""
+        status = self.info.get("status", "running")
+        return "stopped" if status == "running" and not self.directory.is_locked else status
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the trajectory."""
+        return [checkpoint.step for checkpoint in self.directory.checkpoints()]
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Everything that was logged, a row a step."""
+        return pd.DataFrame(self.directory.read_metrics())
+
+    def checkpoint(self, step: Step = "last") -> Checkpoint:
+        """The checkpoint of a step; its metrics among its fields.
+
+        Raises:
+            RequestError: there is none; the message says which there are.
+        """
+        trajectory = self.directory.checkpoints()
+        if step == "best":
+            best = self.directory.best()
+            if not best:
+                raise RequestError(f"{self.path} keeps no best checkpoint; ask for 'last', or for a step")
+            return best[0]
+        if not trajectory:
+            raise RequestError(f"{self.path} has no checkpoint yet")
+        if step == "last":
+            return trajectory[-1]
+        found = next((c for c in trajectory if c.step == step), None)
+        if found is None:
+            steps = ", ".join(map(str, sorted(self.steps, key=lambda s: abs(s - int(step)))[:5]))
+            raise RequestError(f"{self.path} has no checkpoint at step {step}; the nearest are at {steps}")
+        return found
+
+    def weights(self, step: Step = "last") -> dict[str, Tensor]:
+        """The trained parameters of a step; see whole_checkpoint."""
+        return self.whole_checkpoint(step)[1]
+
+    def whole_checkpoint(self, step: Step = "last") -> tuple[Checkpoint, dict[str, Tensor]]:
+        """A checkpoint and its weights, their hash checked.
+
+        If the last checkpoint is damaged, a warning names it and the newest whole one before it is used.
+
+        Raises:
+            DamagedFileError: the file of the step that was asked for is missing or altered.
+        """
+        wanted = self.checkpoint(step)
+        if step != "last":
+            return wanted, self.directory.read_weights(wanted)
+        for checkpoint in reversed(self.directory.checkpoints()):
+            try:
+                return checkpoint, self.directory.read_weights(checkpoint)
+            except DamagedFileError as error:
+                warnings.warn(f"{error}; the checkpoint before it is used", stacklevel=3)
+        raise DamagedFileError(f"{self.path}: every checkpoint is damaged")
+
+    def model(self, step: Step = "last", device: str | torch.device = "cpu") -> ArithmeticTransformer:
+        """The model of a step, in eval mode."""
+        return self._model(self.weights(step)).to(device)
+
+    def _model(self, weights: dict[str, Tensor]) -> ArithmeticTransformer:
+        model = build_model(self.config.model, self.task)
+        model.load_state_dict(weights)
+        return model.eval()
+
+
+def load_config(file: str | Path) -> RunConfig:
+    """A RunConfig from a YAML file, with the split.npy that stands beside a run's.
+
+    Raises:
+        RequestError: no such file, no YAML, or a field is wrong.
+    """
+    config = RunConfig.model_validate(read_yaml(Path(file)))
+    mask = RunDirectory(Path(file).parent).read_split()
+    if mask is None or not isinstance(config.task, PairTask):
+        return config
+    return config.replace(task=config.task.with_split(mask))
+
+
+def load_run(path: str | Path) -> Run:
+    """A run by its path, or by its name in runs/ or among the shipped checkpoints.
+
+    Raises:
+        RequestError: there is no such run (with the nearest names).
+    """
+    for candidate in (Path(path), Path("runs") / path, SHIPPED / path):
+        if RunDirectory(candidate).exists:
+            return Run(candidate)
+    if Path(path).exists():
+        return Run(path)
+    names = [run.name for folder in (Path("runs"), SHIPPED) for run in find_runs(folder)]
+    if not names:
+        raise RequestError(f"no run at {path}; train one with `interp-arith train mod-add-113`")
+    raise unknown("run", str(path), names)
+
+
+def find_runs(folder: str | Path) -> list[Run]:
+    """Every run in a folder, by name; what cannot be read is left out with a warning."""
+    found = []
+    for path in sorted(Path(folder).glob("*/config.yaml")):
+        try:
+            found.append(Run(path.parent))
+        except (RequestError, WorkError) as error:
+            warnings.warn(f"{path.parent} is left out: {error}", stacklevel=2)
+    return found
+
+
+def train(
+    config: RunConfig | str,
+    seed: int | None = None,
+    out: str | Path = "runs",
+    name: str | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    track: str | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train one run.
+
+    Args:
+        config: a RunConfig, or a preset's name.
+        seed: of weights, split and draws; the config's own if None.
+        out: the folder of runs.
+        name: what to call the run, the seed added; the config's own name if None.
+        device: "auto" takes a GPU where there is one; "cpu", "cuda".
+        resume: go on with the run if it exists; a finished one is returned as it is.
+        track: "wandb" or "tensorboard" besides the run directory.
+        progress: show the live table.
+
+    Raises:
+        RequestError: something about the request is wrong; nothing is written.
+        Interrupted: SIGINT or SIGTERM; everything is saved.
+        WorkError: the loss is not finite, or the disk is full; what was saved stands.
+    """
+    seeds = None if seed is None else [seed]
+    return _train(config, seeds, out, name, device, resume, track, progress)[0]
+
+
+def train_seeds(
+    config: RunConfig | str,
+    seeds: Iterable[int] = range(8),
+    out: str | Path = "runs",
+    name: str | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    track: str | None = None,
+    progress: bool = True,
+) -> list[Run]:
+    """Train several seeds together, in one process; each gets its own run. See train."""
+    return _train(config, list(seeds), out, name, device, resume, track, progress)
+
+
+def _train(
+    config: RunConfig | str,
+    seeds: list[int] | None,
+    out: str | Path,
+    name: str | None,
+    device: str,
+    resume: bool,
+    track: str | None,
+    progress: bool,
+) -> list[Run]:
+    config = preset(config) if isinstance(config, str) else config
+    if name is not None:
+        config = config.replace(name=name)
+    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+        raise RequestError(f"seeds: given {seeds}; allowed: one or more different whole numbers")
+    configs = [config] if seeds is None else [config.with_seed(seed) for seed in seeds]
+    directories = [RunDirectory(Path(out) / c.run_name) for c in configs]
+
+    def open_sinks(total_steps: int) -> list[Sink]:
+        sinks: list[Sink] = []
+        if track is not None:
+            plain = {d.name: c.plain() for c, d in zip(configs, directories, strict=True)}
+            folders = {d.name: d.tracker_folder for d in directories}
+            sinks.append(make_tracker(track, plain, folders, config.name))
+        if progress:
+            sinks.append(LiveTable([d.name for d in directories], total_steps, config.name))
+        return sinks
+
+    Trainer(
+        configs,
+        directories,
+        pick_device(device, config.precision),
+        open_sinks=open_sinks,
+        resume=resume,
+        initial_weights=fresh_weights if config.init_from is None else _weights_of(config.init_from, config),
+        notify=lambda message: warnings.warn(message, stacklevel=2),
+    ).run()
+    runs = [Run(directory.path) for directory in directories]
+    for run in runs:
+        run.directory.write_curves(write_html(training_curves(run.metrics, run.name)))
+    return runs
+
+
+def _weights_of(source: str, config: RunConfig) -> Callable[[RunConfig], dict[str, Tensor]]:
+    """Initial weights from RUN or RUN@STEP.
+
+    Raises:
+        RequestError: no such run or step, or tensors of another shape.
+    """
+    path, _, at = source.partition("@")
+    weights = load_run(path).weights(parse_step(at or "last"))
+    wanted = {name: tuple(p.shape) for name, p in fresh_weights(config).items()}
+    given = {name: tuple(p.shape) for name, p in weights.items()}
+    if wanted != given:
+        odd = next(name for name in (*wanted, *given) if wanted.get(name) != given.get(name))
+        raise RequestError(
+            f"init_from {source}: {odd} is {given.get(odd, 'missing')} there and {wanted.get(odd, 'missing')} here; "
+            "give both runs the same model and task"
+        )
+    return lambda _: {name: tensor.clone() for name, tensor in weights.items()}
+
+
+def parse_step(step: str) -> Step:
+    """ "last", "best", or a step's number."""
+    if step in ("last", "best"):
+        return step  # pyright: ignore[reportReturnType]
+    if not step.isdecimal():
+        raise RequestError(f"step {step!r}; allowed: a whole number, 'last' or 'best'")
+    return int(step)
+
+
+def pick_device(name: str, precision: str = "fp32") -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one.
+
+    Raises:
+        RequestError: no such device here, or one that cannot do the precision.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RequestError("device cuda: this machine has none that torch can use; take --device cpu")
+    chosen = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if precision == "fp16" and chosen.type != "cuda":
+        raise RequestError("precision fp16 needs a GPU; on a CPU take bf16 or fp32")
+    return chosen
+
+
+def evaluate(
+    run: Run | str | Path, protocol: str = "test", step: Step | str = "last", device: str = "auto"
+) -> pd.DataFrame:
+    """What the command line prints: how good a run is. The failures too go to evaluations/ in the run.
+
+    Args:
+        run: a run, its path or its name.
+        protocol: a name of PROTOCOLS.
+        step: "last", "best", or a step of the trajectory.
+        device: as in train.
+    """
+    how = PROTOCOLS.make(protocol)
+    run = run if isinstance(run, Run) else load_run(run)
+    checkpoint, weights = run.whole_checkpoint(parse_step(str(step)))
+    model = run._model(weights).to(pick_device(device))
+    found = how.evaluate(model, run.task, question_sets(run.task, run.config.data_dir))
+    run.directory.write_evaluation(protocol, checkpoint.step, {"step": checkpoint.step, **found.plain()})
+    return found.table
+
+
+def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row a run: status, steps, milestones, the last losses and accuracies, seconds of training."""
+    rows = []
+    for run in runs:
+        info = run.info
+        summary = info.get("summary", {})
+        last = {
+            name: value
+            for name, value in summary.get("last", {}).items()
+            if name.endswith(("_loss", "_accuracy", "_exact_match")) and name != "batch_loss"
+        }
+        marks = {name: value for name, value in summary.items() if name != "last"}
+        head = {"run": run.name, "config": run.config.name, "seed": run.config.seed, "status": run.status}
+        rows.append(
+            head | {"step": info.get("step")} | marks | last | {"seconds": info.get("training_seconds")}
+        )
+    return pd.DataFrame(rows)
+
+
+def seeds_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A runs_table over its seeds: one row a config; every number is the mean ± std (over n − 1) of the runs with one.
+
+    A milestone that some runs did not reach says how many did.
+    """
+    rows = []
+    for name, group in table.groupby("config", sort=False):
+        row: dict[str, object] = {"config": name, "runs": len(group)}
+        for column in table.columns.difference(["run", "config", "seed", "status"], sort=False):
+            values = pd.Series(group[column], dtype=float).dropna()
+            if values.empty:
+                row[column] = "–"
+                continue
+            spread = f" ± {values.std():.3g}" if len(values) > 1 else ""
+            reached = f" ({len(values)} of {len(group)})" if len(values) < len(group) else ""
+            row[column] = f"{values.mean():.4g}{spread}{reached}"
+        rows.append(row)
+    return pd.DataFrame(rows)

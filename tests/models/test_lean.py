@@ -1,0 +1,123 @@
+"""The lean forward pass against the hooked model, in float64, for every example config."""
+
+import pytest
+import torch
+from oracles import example_model_configs, random_weights
+from torch.func import functional_call, grad, vmap
+
+from interp_arith.models import ArithmeticTransformer, build_model
+from interp_arith.models.lean import answer_logits
+from interp_arith.tasks import Addition, ModularArithmetic, Text
+
+CONFIGS = example_model_configs()
+TASK = Addition(n_digits=2)
+TOKENS = TASK.examples(["23+45=", "99+1=", "7+8=", "60+6="]).tokens
+
+
+def double_model(config, task=TASK) -> ArithmeticTransformer:
+    """A hooked model with planted weights that computes in float64."""
+    model = random_weights(build_model(config, task)).double()
+    model.cfg.dtype = torch.float64
+    return model
+
+
+def scalar(logits: torch.Tensor) -> torch.Tensor:
+    """A loss that every logit bears on, each in its own way."""
+    weights = torch.linspace(-1, 1, logits[0].numel(), dtype=logits.dtype).reshape(logits.shape[1:])
+    return (logits.log_softmax(dim=-1) * weights).sum()
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_lean_logits_are_the_hooked_ones_at_the_answer_positions(config):
+    model = double_model(config)
+    hooked = model(TOKENS)[:, list(TASK.answer_positions)]
+    lean = answer_logits(config, model.trained_parameters(), TOKENS, TASK.answer_positions)
+    assert lean.shape == hooked.shape
+    assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_lean_gradients_are_the_hooked_ones(config):
+    model = double_model(config)
+    names, parameters = zip(*model.trained_parameters().items(), strict=True)
+    hooked_loss = scalar(model(TOKENS)[:, list(TASK.answer_positions)])
+    hooked = torch.autograd.grad(hooked_loss, parameters)
+    lean_loss = scalar(
+        answer_logits(config, dict(zip(names, parameters, strict=True)), TOKENS, TASK.answer_positions)
+    )
+    lean = torch.autograd.grad(lean_loss, parameters)
+    largest = max(float(gradient.abs().max()) for gradient in hooked)
+    for name, ours, theirs in zip(names, lean, hooked, strict=True):
+        # Without rotation a key bias shifts a query's scores alike, and its gradient is zero but for rounding.
+        zero = name.endswith("b_K") and config.positions.kind != "rotary"
+        scale = largest if zero else float(theirs.abs().max())
+        assert scale > 1e-4, name  # every trained parameter matters
+        assert (ours - theirs).abs().max() <= 1e-5 * scale, name
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_stacked_parameters_give_what_each_member_gives_alone(config):
+    members = [random_weights(build_model(config, TASK), seed).trained_parameters() for seed in range(3)]
+    stacked = {name: torch.stack([member[name].detach() for member in members]) for name in members[0]}
+
+    def logits(parameters, tokens):
+        return answer_logits(config, parameters, tokens, TASK.answer_positions)
+
+    together = vmap(logits, in_dims=(0, None))(stacked, TOKENS)
+    each_its_own = vmap(logits)(stacked, torch.stack([TOKENS, TOKENS.flip(0), TOKENS]))
+    gradients = vmap(grad(lambda p, t: scalar(logits(p, t))), in_dims=(0, None))(stacked, TOKENS)
+    for index, member in enumerate(members):
+        alone = logits(member, TOKENS)
+        assert torch.allclose(together[index], alone, rtol=1e-4, atol=1e-4)
+        wanted = alone.flip(0) if index == 1 else alone
+        assert torch.allclose(each_its_own[index], wanted, rtol=1e-4, atol=1e-4)
+        for name, gradient in zip(
+            member, torch.autograd.grad(scalar(alone), list(member.values())), strict=True
+        ):
+            assert torch.allclose(gradients[name][index], gradient, rtol=1e-3, atol=1e-3), name
+
+
+def test_members_of_an_ensemble_differ():
+    config = CONFIGS["nanda"]
+    one, other = (
+        answer_logits(
+            config,
+            random_weights(build_model(config, TASK), s).trained_parameters(),
+            TOKENS,
+            TASK.answer_positions,
+        )
+        for s in (0, 1)
+    )
+    assert not torch.allclose(one, other, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["two-layers", "rotary", "tied-norm-rotary"])
+@pytest.mark.parametrize("task", [ModularArithmetic(p=11, format="characters"), Text()])
+def test_lean_agrees_where_answers_are_read_elsewhere(name, task):
+    config = CONFIGS[name]
+    model = double_model(config, task)
+    tokens = task.examples(task.split("train")[:5]).tokens
+    hooked = model(tokens)[:, list(task.answer_positions)]
+    lean = answer_logits(config, model.trained_parameters(), tokens, task.answer_positions)
+    assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
+
+
+def test_one_answer_position_in_the_middle_can_be_read_alone():
+    config = CONFIGS["layer-norm"]
+    model = double_model(config)
+    lean = answer_logits(config, model.trained_parameters(), TOKENS, (4,))
+    assert lean.shape[1] == 1
+    assert torch.allclose(lean, model(TOKENS)[:, 4:5], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["nanda", "tied-norm-rotary", "deep-gated-mlp", "no-positions"])
+def test_the_hooked_model_too_maps_over_stacked_parameters(name):
+    config = CONFIGS[name]
+    model = build_model(config, TASK)
+    members = [random_weights(build_model(config, TASK), seed).state_dict() for seed in range(2)]
+    trained = model.trained_parameters()
+    stacked = {key: torch.stack([member[key] for member in members]) for key in trained}
+    together = vmap(lambda p: functional_call(model, p, (TOKENS,)))(stacked)
+    for index, member in enumerate(members):
+        model.load_state_dict(member)
+        assert torch.allclose(together[index], model(TOKENS), rtol=1e-4, atol=1e-4)
