@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +67,7 @@ def _presets(arguments: list[str]) -> None:
             _print_table(("preset", "parameters", "should reach", "measured"), rows, numbers=(1,))
             return
         config = preset(name)
-        tensors = {key: p for key, p in parameters(config).items()}
+        tensors = parameters(config)
         total = sum(p.numel() for p in tensors.values())
         rows = [(key, " × ".join(map(str, p.shape)), f"{p.numel():,}") for key, p in tensors.items()]
         print(dump_yaml(config.plain()))
@@ -85,7 +86,7 @@ def _train(arguments: list[str]) -> None:
     start, rest = _base_config("train", arguments)
 
     def command(
-        config: Annotated[RunConfig, tyro.conf.arg(name="")] = start,
+        config: Annotated[RunConfig, tyro.conf.FlagConversionOff, tyro.conf.arg(name="")] = start,
         seeds: str | None = None,
         device: str = "auto",
         out: Path = Path("runs"),
@@ -112,6 +113,7 @@ def _train(arguments: list[str]) -> None:
 
 def _tell(runs: "list[Run]") -> None:
     """Where the runs are, what they reached, and what to do next."""
+
     for run in runs:
         last = run.info["summary"]["last"]
         figures = "  ".join(
@@ -161,7 +163,7 @@ def _generate(arguments: list[str]) -> None:
     """Ask a trained model questions."""
     import tyro
 
-    from interp_arith.generation import Asker
+    from interp_arith.generation import Asker, example_question
     from interp_arith.runs import load_run
 
     def command(
@@ -188,7 +190,9 @@ def _generate(arguments: list[str]) -> None:
         """
         asker = Asker(load_run(run), step, temperature, top_k, seed)
         if not questions and not interactive:
-            raise RequestError(f"no question given; for example {asker.example!r}, or --interactive")
+            raise RequestError(
+                f"no question given; for example {example_question(asker.task)!r}, or --interactive"
+            )
         for question in questions:
             print(asker.tell(question, steps))
         while interactive:
@@ -218,7 +222,7 @@ def _data(arguments: list[str]) -> None:
     def command(
         out: Path,
         n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None,
-        config: Annotated[RunConfig, tyro.conf.arg(name="")] = start,
+        config: Annotated[RunConfig, tyro.conf.FlagConversionOff, tyro.conf.arg(name="")] = start,
     ) -> None:
         """Write data files.
 
@@ -249,7 +253,7 @@ def _inspect_data(arguments: list[str]) -> None:
         min_digits: int | None = None,
         max_digits: int | None = None,
         split: str = "train",
-        config: Annotated[RunConfig, tyro.conf.arg(name="")] = start,
+        config: Annotated[RunConfig, tyro.conf.FlagConversionOff, tyro.conf.arg(name="")] = start,
     ) -> None:
         """Show questions.
 
@@ -326,7 +330,7 @@ def _parse(command: Callable[..., None], usage: str, arguments: list[str]) -> No
         args=arguments,
         prog=f"{PROGRAM} {usage}",
         description=COMMANDS[usage.split()[0]].__doc__,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        config=(tyro.conf.AvoidSubcommands,),
     )
 
 
@@ -346,7 +350,7 @@ def _base_config(command: str, arguments: list[str]) -> "tuple[RunConfig, list[s
     name, rest = arguments[0], [_with_separate_value(a) for a in arguments[1:]]
     flat = [part for parts in rest for part in parts]
     config = load_config(name) if name.endswith((".yaml", ".yml")) else preset(name)
-    for option, value in zip(flat, flat[1:], strict=False):
+    for option, value in pairwise(flat):
         config = config.with_kind(option, value)
     return config, flat
 
@@ -385,8 +389,18 @@ def _parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+HEADINGS = {
+    "steps_to_train_accuracy_1": "train acc. 1 at",
+    "steps_to_test_accuracy_0.95": "test acc. 0.95 at",
+    "steps_to_test_accuracy_0.99": "test acc. 0.99 at",
+    "train_exact_match": "train exact",
+    "val_exact_match": "val exact",
+    "test_exact_match": "test exact",
+}
+
+
 def _heading(name: str) -> str:
-    return name.replace("_", " ")
+    return HEADINGS.get(name, name.replace("accuracy", "acc.").replace("_", " "))
 
 
 def _cell(value: Any) -> str:

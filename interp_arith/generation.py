@@ -31,11 +31,6 @@ class Asker:
         self._temperature, self._top_k = temperature, top_k
         self._generator = torch.Generator().manual_seed(seed)
 
-    @property
-    def example(self) -> str:
-        """A question that the task understands."""
-        return self.task.text(split_questions(self.task, "train", 1))[0]
-
     def tell(self, question: str, steps: bool = False) -> str:
         """The answer, whether it is right, and with `steps` what the model considered at every token."""
         right = self.task.answer_tokens([question])
@@ -55,6 +50,12 @@ class Asker:
         return "\n".join([head, *lines]) if steps else head
 
 
+def example_question(task: Task) -> str:
+    """A question that the task understands; one that was not trained on where there is one."""
+    split = "test" if isinstance(task, SampledTask) or len(task.split("test")) else "train"
+    return task.text(split_questions(task, split, 1))[0]
+
+
 def output_symbols(task: Task) -> tuple[str, ...]:
     """The symbols that the model can write."""
     return task.vocabulary.symbols[: task.d_vocab_out]
@@ -63,7 +64,7 @@ def output_symbols(task: Task) -> tuple[str, ...]:
 def _consideration(
     place: int, symbols: tuple[str, ...], logits: torch.Tensor, chosen: int, right: int
 ) -> str:
-    """One generated token: the likeliest candidates with logit and probability, the chosen and the right one marked."""
+    """One token: the likeliest candidates with logit and probability, the chosen and the right one marked."""
     probabilities = logits.double().softmax(dim=-1)
     top = logits.topk(min(TOP, len(symbols))).indices.tolist()
     shown = top + [index for index in (chosen, right) if index not in top]

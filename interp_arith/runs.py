@@ -133,7 +133,7 @@ class Run:
 
     def model(self, step: Step = "last", device: str | torch.device = "cpu") -> ArithmeticTransformer:
         """The model of a step, in eval mode."""
-        return self._model(self.weights(step)).to(device)
+        return self._model(self.weights(step)).to(device, print_details=False)
 
     def _model(self, weights: dict[str, Tensor]) -> ArithmeticTransformer:
         model = build_model(self.config.model, self.task)
@@ -328,7 +328,7 @@ def evaluate(
     how = PROTOCOLS.make(protocol)
     run = run if isinstance(run, Run) else load_run(run)
     checkpoint, weights = run.whole_checkpoint(parse_step(str(step)))
-    model = run._model(weights).to(pick_device(device))
+    model = run._model(weights).to(pick_device(device), print_details=False)
     found = how.evaluate(model, run.task, question_sets(run.task, run.config.data_dir))
     run.directory.write_evaluation(protocol, checkpoint.step, {"step": checkpoint.step, **found.plain()})
     return found.table
@@ -344,6 +344,8 @@ def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
             name: value
             for name, value in summary.get("last", {}).items()
             if name.endswith(("_loss", "_accuracy", "_exact_match")) and name != "batch_loss"
+            # one token an answer: exact match says nothing that accuracy does not
+            if not (name.endswith("_exact_match") and len(run.task.answer_positions) == 1)
         }
         marks = {name: value for name, value in summary.items() if name != "last"}
         head = {"run": run.name, "config": run.config.name, "seed": run.config.seed, "status": run.status}
@@ -354,7 +356,7 @@ def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
 
 
 def seeds_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A runs_table over its seeds: one row a config; every number is the mean ± std (over n − 1) of the runs with one.
+    """A runs_table over its seeds: one row a config; every number the mean ± std (over n − 1) of the runs with one.
 
     A milestone that some runs did not reach says how many did.
     """
