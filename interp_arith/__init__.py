@@ -23,7 +23,8 @@ if TYPE_CHECKING:
         train_seeds,
     )
     from interp_arith.tasks.addition import Addition
-    from interp_arith.tasks.modular import ModularArithmetic, PermutationComposition
+    from interp_arith.tasks.modular import ModularArithmetic
+    from interp_arith.tasks.permutations import PermutationComposition
     from interp_arith.tasks.text import Text
     from interp_arith.training.config import RunConfig
 
@@ -34,7 +35,7 @@ _HOMES = {
     "ArithmeticTransformer": "models.transformer",
     "ModelConfig": "models.config",
     "ModularArithmetic": "tasks.modular",
-    "PermutationComposition": "tasks.modular",
+    "PermutationComposition": "tasks.permutations",
     "RequestError": "errors",
     "Run": "runs",
     "RunConfig": "training.config",

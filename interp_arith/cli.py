@@ -361,7 +361,7 @@ def _with_separate_value(argument: str) -> list[str]:
 
 def _finish_config(start: "RunConfig", config: "RunConfig", arguments: list[str]) -> "RunConfig":
     """What the parser cannot know: --seed sets the task's seed too, and a given split stays."""
-    from interp_arith.tasks.modular import PairTask
+    from interp_arith.tasks.pairs import PairTask
 
     if "--seed" in arguments and "--task.seed" not in arguments:
         config = config.with_seed(config.seed)

@@ -9,7 +9,8 @@ from interp_arith.errors import unknown
 from interp_arith.models.config import ModelConfig
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
-from interp_arith.tasks.modular import ModularArithmetic, PermutationComposition
+from interp_arith.tasks.modular import ModularArithmetic
+from interp_arith.tasks.permutations import PermutationComposition
 from interp_arith.tasks.text import Text
 from interp_arith.training.config import Budget, CheckpointPlan, RunConfig, StopRule
 from interp_arith.training.curricula import Phases

@@ -16,7 +16,7 @@ from interp_arith.models.transformer import ArithmeticTransformer, build_model
 from interp_arith.presets import preset
 from interp_arith.storage import Checkpoint, DamagedFileError, RunDirectory, read_yaml
 from interp_arith.tasks.base import Task
-from interp_arith.tasks.modular import PairTask
+from interp_arith.tasks.pairs import PairTask
 from interp_arith.tasks.sources import question_sets
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import fresh_weights

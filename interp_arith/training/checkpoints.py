@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp_arith.errors import RequestError
 from interp_arith.storage import Checkpoint, RunDirectory
-from interp_arith.tasks.modular import PairTask
+from interp_arith.tasks.pairs import PairTask
 from interp_arith.training.config import RunConfig, is_lower_better
 
 Weights = Mapping[str, Tensor]
