@@ -1,0 +1,42 @@
+# `make train` and `make test` start from nothing: they set up .venv/ themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: train test check bench results clean
+
+train: $(VENV)/.installed  ## train mod-add-113 until it has grokked (a finished run is kept as it is)
+	$(BIN)/interp-arith train mod-add-113 --resume
+
+test: check  ## every check and every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.installed  ## what a training step costs, beside a plain loop
+	$(BIN)/python benchmarks/step_time.py
+
+results: $(VENV)/.installed  ## the results tables of README, from runs/
+	$(BIN)/python benchmarks/results.py runs README.md
+
+clean:  ## remove the virtual environment; runs stay
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 …" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV)/ (a minute or two, once)"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV)/ with what the tests need (a minute or two, once)"
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
