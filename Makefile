@@ -13,8 +13,8 @@ test: check  ## every check and every test
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.installed-dev  ## format, lint and types
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check interp_arith tests benchmarks
+	$(BIN)/ruff check interp_arith tests benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.installed  ## what a training step costs, beside a plain loop

@@ -72,8 +72,12 @@ class RunDirectory:
         Raises:
             RequestError: another process is writing this run.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "a+", encoding="ascii") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "a+", encoding="ascii")  # noqa: SIM115
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -82,9 +86,9 @@ class RunDirectory:
                 raise RequestError(
                     f"run {self.path} is being written by process {writer}; wait for it, or give another --name"
                 ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            with suppress(OSError):  # on a full disk the lock names nobody, and still locks
+                file.truncate(0)
+                os.write(file.fileno(), str(os.getpid()).encode())
             yield
 
     @property
@@ -93,10 +97,8 @@ class RunDirectory:
         try:
             with open(self.path / ".lock", encoding="ascii") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
+        except (FileNotFoundError, BlockingIOError) as error:
+            return isinstance(error, BlockingIOError)
         return False
 
     # --- config.yaml, run.json, split.npy, and whatever is written once ---
@@ -159,8 +161,7 @@ class RunDirectory:
 
     def append_log(self, line: str) -> None:
         """One line in train.log."""
-        with open(self.path / "train.log", "a", encoding="utf-8") as file:
-            file.write(line.rstrip("\n") + "\n")
+        _append_durably(self.path / "train.log", line.rstrip("\n") + "\n")
 
     @property
     def tracker_folder(self) -> Path:
@@ -233,21 +234,22 @@ class RunDirectory:
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
             raise DamagedFileError(f"{file} is damaged: it is no list of checkpoints") from None
 
-    def prune_best(self) -> None:
-        """Delete the weights that are no longer among the best."""
-        kept = {checkpoint.file for checkpoint in self.best()}
-        for file in (self.path / "best").glob("step-*.safetensors"):
+    def prune_best(self, also: Iterable[Checkpoint] = ()) -> None:
+        """Delete the weights that are no longer among the best, nor among some others to keep."""
+        kept = {checkpoint.file for checkpoint in (*self.best(), *also)}
+        for file in (self.path / "best").glob("*step-*"):
             if file.relative_to(self.path).as_posix() not in kept:
                 file.unlink()
 
     # --- state/ ---
 
     def write_state(self, step: int, state: Mapping[str, Any], keep: int = 2) -> None:
-        """A full state to resume from, its hash in its name; the older ones beyond `keep` are deleted."""
+        """A full state to resume from, its hash at its end; the older ones beyond `keep` are deleted."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        data = buffer.getvalue()
-        write_atomically(self.path / "state" / f"step-{step:08d}-{_sha256(data)[:16]}.pt", data)
+        # An archive ends with the length of its comment, here 0; the hash becomes the comment.
+        data = buffer.getvalue()[:-2] + len(_sha256(b"")).to_bytes(2, "little")
+        write_atomically(self.path / "state" / f"step-{step:08d}.pt", data + _sha256(data).encode())
         for file in self._state_files()[:-keep]:
             file.unlink()
 
@@ -261,14 +263,14 @@ class RunDirectory:
 
     def read_state(self, step: int) -> dict[str, Any]:
         """The full state of a step of state_steps()."""
-        file = next(f for f in self._state_files() if _state_step(f) == step and _state_is_whole(f))
+        file = self.path / "state" / f"step-{step:08d}.pt"
         return torch.load(file, map_location="cpu", weights_only=True)
 
     def cut_states(self, last_step: int) -> None:
-        """Delete the states after a step, and damaged ones."""
-        for file in self._state_files():
-            if _state_step(file) > last_step or not _state_is_whole(file):
-                file.unlink()
+        """Delete the states after a step, damaged ones, and what a killed process left half-written."""
+        kept = {f for f in self._state_files() if _state_step(f) <= last_step and _state_is_whole(f)}
+        for file in set((self.path / "state").glob("*.pt*")) - kept:
+            file.unlink()
 
     def _state_files(self) -> list[Path]:
         return sorted((self.path / "state").glob("step-*.pt"))
@@ -332,14 +334,13 @@ def _cannot_write(file: Path, error: OSError) -> WorkError:
 
 
 def _append_durably(file: Path, text: str) -> None:
-    new = not file.exists()
-    before = 0 if new else file.stat().st_size
+    before = file.stat().st_size if file.exists() else 0
     try:
         with open(file, "a", encoding="utf-8") as out:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
-        if new:
+        if not before:
             _flush_folder(file.parent)
     except OSError as error:
         if file.exists():
@@ -366,9 +367,7 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
                 rows.append(json.loads(line))
         except json.JSONDecodeError:
             if number < len(lines):  # only the last line, the one without an end, may be torn
-                raise DamagedFileError(
-                    f"{file}, line {number} is damaged; restore it, or train anew"
-                ) from None
+                raise DamagedFileError(f"{file}, line {number} is damaged; train anew") from None
     return rows
 
 
@@ -393,8 +392,9 @@ def _sha256(data: bytes) -> str:
 
 
 def _state_step(file: Path) -> int:
-    return int(file.name.split("-")[1])
+    return int(file.stem.removeprefix("step-"))
 
 
 def _state_is_whole(file: Path) -> bool:
-    return file.stem.rsplit("-", 1)[-1] == _sha256(file.read_bytes())[:16]
+    data, digest = (content := file.read_bytes())[:-64], content[-64:]
+    return digest == _sha256(data).encode()
