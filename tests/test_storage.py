@@ -353,16 +353,6 @@ class TestStates:
         assert run.state_steps() == run.damaged_states() == []
 
 
-HOLDER = """
-import sys
-from pathlib import Path
-from interp_arith.storage import RunDirectory
-with RunDirectory(Path(sys.argv[1])).lock():
-    print("locked", flush=True)
-    sys.stdin.readline()
-"""
-
-
 def test_hashes_of_a_folder_are_sha256(tmp_path):
     (tmp_path / "train.jsonl").write_bytes(b"abc")
     (tmp_path / "other.txt").write_bytes(b"")

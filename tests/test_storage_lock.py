@@ -12,6 +12,15 @@ from interp_arith.storage import (
     RunDirectory,
 )
 
+HOLDER = """
+import sys
+from pathlib import Path
+from interp_arith.storage import RunDirectory
+with RunDirectory(Path(sys.argv[1])).lock():
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
 
 @pytest.fixture
 def run(tmp_path) -> RunDirectory:
