@@ -1,5 +1,7 @@
 """The command line: parse, call, print. Heavy imports wait inside the commands, so that --help is quick."""
 
+import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,24 +24,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A training that SIGINT or SIGTERM ended, everything saved, returns 128 + the signal's number.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: {message}", file=sys.stderr)
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(_overview())
-        elif arguments[0] == "--version":
-            from interp_arith import __version__
-
-            print(__version__)
-        elif arguments[0] in COMMANDS:
-            COMMANDS[arguments[0]](arguments[1:])
-        else:
-            raise unknown("command", arguments[0], COMMANDS)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: {message}", file=sys.stderr)
+            try:
+                _dispatch(arguments)
+            finally:
+                sys.stdout.flush()
     except (RequestError, WorkError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2 if isinstance(error, RequestError) else error.exit_status
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has gone; Python's own last flush must not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        print(f"{PROGRAM}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+    elif arguments[0] == "--version":
+        from interp_arith import __version__
+
+        print(__version__)
+    elif arguments[0] in COMMANDS:
+        COMMANDS[arguments[0]](arguments[1:])
+    else:
+        raise unknown("command", arguments[0], COMMANDS)
 
 
 def _presets(arguments: list[str]) -> None:
@@ -49,11 +65,19 @@ def _presets(arguments: list[str]) -> None:
     from interp_arith.models.transformer import build_model
     from interp_arith.presets import PRESETS, measured, preset
     from interp_arith.storage import dump_yaml
+    from interp_arith.tables import print_table
 
     def parameters(config: "RunConfig") -> dict[str, Any]:
         return build_model(config.model, config.task).trained_parameters()
 
-    def command(name: Annotated[str | None, tyro.conf.Positional] = None) -> None:
+    def command(
+        name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None,
+    ) -> None:
+        """List presets.
+
+        Args:
+            name: the preset to show.
+        """
         if name is None:
             rows = [
                 (
@@ -64,14 +88,14 @@ def _presets(arguments: list[str]) -> None:
                 )
                 for key, entry in PRESETS.items()
             ]
-            _print_table(("preset", "parameters", "should reach", "measured"), rows, numbers=(1,))
+            print_table(("preset", "parameters", "should reach", "measured"), rows, numbers=(1,))
             return
         config = preset(name)
         tensors = parameters(config)
         total = sum(p.numel() for p in tensors.values())
         rows = [(key, " × ".join(map(str, p.shape)), f"{p.numel():,}") for key, p in tensors.items()]
         print(dump_yaml(config.plain()))
-        _print_table(("tensor", "shape", "parameters"), [*rows, ("in all", "", f"{total:,}")], numbers=(2,))
+        print_table(("tensor", "shape", "parameters"), [*rows, ("in all", "", f"{total:,}")], numbers=(2,))
 
     _parse(command, "presets", arguments)
 
@@ -80,10 +104,11 @@ def _train(arguments: list[str]) -> None:
     """Train a preset or a config file, one seed or several together; any field can be overridden."""
     import tyro
 
+    from interp_arith.overrides import base_config, finish_config, kinds, parse_seeds
     from interp_arith.runs import train, train_seeds
     from interp_arith.training.config import RunConfig
 
-    start, rest = _base_config("train", arguments)
+    start, rest = base_config("train", arguments)
 
     def command(
         config: Annotated[RunConfig, tyro.conf.FlagConversionOff, tyro.conf.arg(name="")] = start,
@@ -103,16 +128,26 @@ def _train(arguments: list[str]) -> None:
             resume: go on with a run that exists.
             track: log to wandb or tensorboard too.
         """
-        config = _finish_config(start, config, rest)
-        common: dict[str, Any] = {"out": out, "device": device, "resume": resume, "track": track}
-        many = None if seeds is None else _parse_seeds(seeds)
-        _tell(train_seeds(config, many, **common) if many is not None else [train(config, **common)])
+        config = finish_config(start, config, rest)
+        common: dict[str, Any] = {
+            "out": _folder(out),
+            "device": device,
+            "resume": resume,
+            "track": track,
+        }
+        if seeds is None:
+            _tell([train(config, **common)])
+            return
+        if given := {"--seed", "--task.seed"} & set(rest):
+            raise RequestError(f"--seeds and {min(given)} are both given; --seeds sets every seed, give one")
+        _tell(train_seeds(config, parse_seeds(seeds), **common))
 
-    _parse(command, "train PRESET|CONFIG.yaml", rest)
+    _parse(command, "train PRESET|CONFIG.yaml", rest, f"Choices that come in kinds:\n{kinds()}")
 
 
 def _tell(runs: "list[Run]") -> None:
     """Where the runs are, what they reached, and what to do next."""
+    from interp_arith.generation import example_question
 
     for run in runs:
         last = run.info["summary"]["last"]
@@ -121,17 +156,13 @@ def _tell(runs: "list[Run]") -> None:
             for name in ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
             if name in last
         )
-        print(
-            f"{run.path}: {run.status} at step {run.info['step']}, {run.info['training_seconds']:.0f} s   {figures}"
-        )
+        took = f"{run.info['training_seconds']:.0f} s"
+        print(f"{run.path}: {run.status} at step {run.info['step']}, {took}   {figures}")
     path = runs[0].path
-    example = runs[0].task.text(
-        runs[0].task.split("train" if runs[0].config.batch_size is None else "test")[:1]
-    )[0]
     print(
         f"\nNext:  open {path}/curves.html in a browser\n"
-        f"       {PROGRAM} evaluate {path}\n"
-        f"       {PROGRAM} generate {path} '{example}' --steps"
+        f"       {PROGRAM} evaluate {shlex.quote(str(path))}\n"
+        f"       {PROGRAM} generate {shlex.quote(str(path))} '{example_question(runs[0].task)}' --steps"
     )
 
 
@@ -140,9 +171,13 @@ def _evaluate(arguments: list[str]) -> None:
     import tyro
 
     from interp_arith.runs import evaluate, load_run
+    from interp_arith.tables import print_table
 
     def command(
-        run: tyro.conf.Positional[str], protocol: str = "test", step: str = "last", device: str = "auto"
+        run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+        protocol: str = "test",
+        step: str = "last",
+        device: str = "auto",
     ) -> None:
         """Score a run.
 
@@ -153,8 +188,8 @@ def _evaluate(arguments: list[str]) -> None:
             device: auto, cpu or cuda.
         """
         table = evaluate(load_run(run), protocol, step, device)
-        cells = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
-        _print_table(tuple(table.columns), cells, numbers=range(1, len(table.columns)))
+        rows = list(table.itertuples(index=False))
+        print_table(tuple(table.columns), rows, numbers=range(1, len(table.columns)))
 
     _parse(command, "evaluate", arguments)
 
@@ -167,8 +202,10 @@ def _generate(arguments: list[str]) -> None:
     from interp_arith.runs import load_run
 
     def command(
-        run: tyro.conf.Positional[str],
-        questions: tyro.conf.Positional[tuple[str, ...]] = (),
+        run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+        questions: Annotated[
+            tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[QUESTION …]")
+        ] = (),
         temperature: float = 0.0,
         top_k: int | None = None,
         seed: int = 0,
@@ -189,16 +226,20 @@ def _generate(arguments: list[str]) -> None:
             interactive: read questions from the keyboard until an empty line.
         """
         asker = Asker(load_run(run), step, temperature, top_k, seed)
+        example = example_question(asker.task)
         if not questions and not interactive:
-            raise RequestError(
-                f"no question given; for example {example_question(asker.task)!r}, or --interactive"
-            )
+            raise RequestError(f"no question given; for example {example!r}, or --interactive")
+        for question in questions:
+            asker.task.parse([question])
         for question in questions:
             print(asker.tell(question, steps))
+        if interactive:
+            print(f"a question such as {example!r}; an empty line ends")
         while interactive:
             try:
                 question = input("question> ").strip()
             except EOFError:
+                print()
                 break
             if not question:
                 break
@@ -214,27 +255,29 @@ def _data(arguments: list[str]) -> None:
     """Write a preset's questions as train.jsonl, val.jsonl and test.jsonl."""
     import tyro
 
+    from interp_arith.overrides import base_config, finish_task
+    from interp_arith.tasks.base import Task
     from interp_arith.tasks.sources import write_data
-    from interp_arith.training.config import RunConfig
 
-    start, rest = _base_config("data", arguments)
+    start, rest = base_config("data", arguments)
 
     def command(
         out: Path,
         n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None,
-        config: Annotated[RunConfig, tyro.conf.FlagConversionOff, tyro.conf.arg(name="")] = start,
+        task: Annotated[Task, tyro.conf.FlagConversionOff] = start.task,
     ) -> None:
         """Write data files.
 
         Args:
             out: the folder to write to.
             n: training questions, where the task draws them (10,000 unless given).
-            config: every field of the run; those of the task matter here.
+            task: what is asked.
         """
-        counts = write_data(_finish_config(start, config, rest).task, out, n)
+        counts = write_data(finish_task(start.task, task), _folder(out), n)
         for split, count in counts.items():
             print(f"{out / split}.jsonl: {count:,} questions")
-        print(f"\nNext:  {PROGRAM} train {start.name} --data-dir {out}")
+        same = [part for pair in pairwise(rest) if pair[0].startswith("--task.") for part in pair]
+        print("\nNext: ", shlex.join([PROGRAM, "train", arguments[0], *same, "--data-dir", str(out)]))
 
     _parse(command, "data PRESET|CONFIG.yaml", rest)
 
@@ -244,30 +287,31 @@ def _inspect_data(arguments: list[str]) -> None:
     import tyro
 
     from interp_arith.generation import token_rows
-    from interp_arith.training.config import RunConfig
+    from interp_arith.overrides import base_config, finish_task
+    from interp_arith.tables import print_table
+    from interp_arith.tasks.base import Task
 
-    start, rest = _base_config("inspect-data", arguments)
+    start, rest = base_config("inspect-data", arguments)
 
     def command(
-        n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 5,
+        n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None,
         min_digits: int | None = None,
         max_digits: int | None = None,
         split: str = "train",
-        config: Annotated[RunConfig, tyro.conf.FlagConversionOff, tyro.conf.arg(name="")] = start,
+        task: Annotated[Task, tyro.conf.FlagConversionOff] = start.task,
     ) -> None:
         """Show questions.
 
         Args:
-            n: how many.
+            n: how many (5, or as many as there are, unless given).
             min_digits: the shortest operands, where questions are drawn.
             max_digits: the longest.
             split: train, val or test.
-            config: every field of the run; those of the task matter here.
+            task: what is asked.
         """
-        config = _finish_config(start, config, rest)
-        for title, rows in token_rows(config.task, split, n, min_digits, max_digits):
+        for title, rows in token_rows(finish_task(start.task, task), split, n, min_digits, max_digits):
             print(title)
-            _print_table(("position", "token", "id", "target", "loss"), rows, numbers=(0, 2))
+            print_table(("position", "token", "id", "target", "loss"), rows, numbers=(0, 2))
 
     _parse(command, "inspect-data PRESET|CONFIG.yaml", rest)
 
@@ -277,8 +321,11 @@ def _runs(arguments: list[str]) -> None:
     import tyro
 
     from interp_arith.runs import find_runs, runs_table, seeds_table
+    from interp_arith.tables import print_table
 
-    def command(folder: tyro.conf.Positional[Path] = Path("runs")) -> None:
+    def command(
+        folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]")] = Path("runs"),
+    ) -> None:
         """List runs.
 
         Args:
@@ -289,8 +336,8 @@ def _runs(arguments: list[str]) -> None:
             raise RequestError(f"no runs in {folder}; train one with `{PROGRAM} train mod-add-113`")
         table = runs_table(found).dropna(axis="columns", how="all")
         for frame, first_number in ((table.drop(columns=["config", "seed"]), 2), (seeds_table(table), 1)):
-            cells = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-            _print_table(tuple(frame.columns), cells, numbers=range(first_number, len(frame.columns)))
+            rows = list(frame.itertuples(index=False))
+            print_table(tuple(frame.columns), rows, numbers=range(first_number, len(frame.columns)))
 
     _parse(command, "runs", arguments)
 
@@ -321,7 +368,14 @@ def _overview() -> str:
     )
 
 
-def _parse(command: Callable[..., None], usage: str, arguments: list[str]) -> None:
+def _folder(path: Path) -> Path:
+    """The path, unless a file stands there."""
+    if path.exists() and not path.is_dir():
+        raise RequestError(f"--out {path} is a file; give a folder, which is made if there is none")
+    return path
+
+
+def _parse(command: Callable[..., None], usage: str, arguments: list[str], more: str = "") -> None:
     """Let tyro read the arguments and call the command; it answers --help, and wrong options with exit status 2."""
     import tyro
 
@@ -329,7 +383,7 @@ def _parse(command: Callable[..., None], usage: str, arguments: list[str]) -> No
         command,
         args=arguments,
         prog=f"{PROGRAM} {usage}",
-        description=COMMANDS[usage.split()[0]].__doc__,
+        description="\n\n".join(filter(None, [COMMANDS[usage.split()[0]].__doc__, more])),
         config=(tyro.conf.AvoidSubcommands,),
     )
 

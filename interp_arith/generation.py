@@ -12,6 +12,9 @@ from interp_arith.tasks.sampling import SPLITS
 from interp_arith.tasks.sources import split_questions
 
 TOP = 5
+"""Candidates that are shown for a token."""
+SHOWN = 5
+"""Questions that are shown unless a number is given."""
 
 
 class Asker:
@@ -29,7 +32,12 @@ class Asker:
         self.task = run.task
         self.model = run.model(parse_step(step))
         self._temperature, self._top_k = temperature, top_k
+        if not 0 <= seed < 2**63:
+            raise RequestError(f"seed {seed}; allowed: 0 to 2**63 - 1")
         self._generator = torch.Generator().manual_seed(seed)
+        # A wrong temperature or top_k is refused now, not at the first question.
+        first = self.task.tokens([example_question(self.task)])
+        self.model.generate_next_token(first, temperature, top_k, generator=torch.Generator())
 
     def tell(self, question: str, steps: bool = False) -> str:
         """The answer, whether it is right, and with `steps` what the model considered at every token."""
@@ -71,16 +79,18 @@ def _consideration(
     lines = [f"  token {place + 1}      logit   probability"]
     for index in dict.fromkeys(shown):
         marks = [mark for mark, at in (("chosen", chosen), ("right", right)) if at == index]
-        lines.append(
-            f"    {symbols[index]!r:>6} {logits[index]:>10.3f} {probabilities[index]:>13.6f}  {', '.join(marks)}"
-        )
+        line = f"    {symbols[index]!r:>6} {logits[index]:>10.3f} {probabilities[index]:>13.6f}  "
+        lines.append((line + ", ".join(marks)).rstrip())
     return "\n".join(lines)
 
 
 def token_rows(
-    task: Task, split: str, n: int, min_digits: int | None, max_digits: int | None
+    task: Task, split: str, n: int | None, min_digits: int | None, max_digits: int | None
 ) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-    """Each question with a row a position: position, token, id, the target there, and whether the loss counts."""
+    """Each question with a row a position: position, token, id, the target there, and whether the loss counts.
+
+    An n of None shows 5, or as many as there are.
+    """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     limits = None
@@ -90,16 +100,22 @@ def token_rows(
                 f"--min-digits and --max-digits: the {task.kind} task lists its questions; leave them out"
             )
         widest = task.limits
-        low, high = min_digits or widest.min_digits, max_digits or widest.max_digits
+        low = widest.min_digits if min_digits is None else min_digits
+        high = widest.max_digits if max_digits is None else max_digits
         if not widest.min_digits <= low <= high <= widest.max_digits:
             raise RequestError(
                 f"--min-digits {low} --max-digits {high}; "
                 f"allowed: {widest.min_digits} to {widest.max_digits}, in order"
             )
         limits = replace(widest, min_digits=low, max_digits=high)
-    if n < 1:
-        raise RequestError(f"-n {n}; allowed: 1 or more")
-    questions = split_questions(task, split, n, limits)
+    if not isinstance(task, SampledTask):
+        there_are = len(task.split(split))
+        if not there_are:
+            raise RequestError(
+                f"the {split} split of this {task.kind} task has no questions; take another --split"
+            )
+        n = min(SHOWN, there_are) if n is None else n
+    questions = split_questions(task, split, SHOWN if n is None else n, limits)
     symbols, targets = task.vocabulary.symbols, output_symbols(task)
     for row in range(len(questions)):
         question = questions[row : row + 1]

@@ -58,7 +58,8 @@ def base_config(command: str, arguments: list[str]) -> tuple[RunConfig, list[str
 def with_kind(config: RunConfig, where: str, kind: str) -> RunConfig:
     """The config with a choice of another kind, not checked: with_kind(config, "optimizer", "muon").
 
-    Fields that both kinds define alike keep their values; one without a default becomes a required option.
+    Fields that both kinds define alike, default included, keep their values (AdamW's learning rate is none for
+    Muon); one without a default becomes a required option.
     """
     new = TABLES[where][kind]
     *parent, last = where.split(".")
@@ -69,7 +70,8 @@ def with_kind(config: RunConfig, where: str, kind: str) -> RunConfig:
     fields: dict[str, Any] = {}
     for name, field in new.model_fields.items():
         same = type(old).model_fields.get(name)
-        if name != "kind" and same is not None and same.annotation == field.annotation:
+        alike = same is not None and (same.annotation, same.default) == (field.annotation, field.default)
+        if name != "kind" and alike:
             fields[name] = getattr(old, name)
         elif field.is_required():
             fields[name] = tyro.MISSING

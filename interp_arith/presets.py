@@ -1,8 +1,10 @@
 """Named RunConfigs: one table."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from interp_arith.errors import unknown
@@ -86,6 +88,8 @@ def _adder(name: str, model: ModelConfig, steps: int, reaches: str, **fields: An
     return Preset(RunConfig(name=name, model=model, **defaults | fields), reaches)
 
 
+# From initial weights of full scale some seeds lock one answer digit's attention on the wrong column for good.
+_SMALL_START = 0.3
 _ADDER_763 = ModelConfig(
     d_model=7,
     n_heads=1,
@@ -96,6 +100,7 @@ _ADDER_763 = ModelConfig(
     mlp_bias=False,
     tied=True,
     n_ctx=35,
+    init_scale=_SMALL_START,
 )
 _ADDER_RECIPE: dict[str, Any] = {
     "optimizer": AdamW(learning_rate=0.02, betas=(0.9, 0.99), weight_decay=0.01),
@@ -186,10 +191,17 @@ def _table() -> dict[str, Preset]:
         ),
         _adder(
             "add-10d-4k",
-            ModelConfig(d_model=16, n_heads=2, d_mlp=64, activation="gelu", normalization="layer"),
-            9_000,
+            ModelConfig(
+                d_model=16,
+                n_heads=2,
+                d_mlp=64,
+                activation="gelu",
+                normalization="layer",
+                init_scale=_SMALL_START,
+            ),
+            4_500,
             "every one of 2,000 ten-digit sums",
-            **_ADDER_RECIPE,
+            **_ADDER_RECIPE | {"optimizer": AdamW(learning_rate=0.01, betas=(0.9, 0.99), weight_decay=0.01)},
         ),
         _sanity("sanity", 0),
         _sanity("sanity-masked", 3),
@@ -223,3 +235,13 @@ def preset(name: str, **overrides: Any) -> RunConfig:
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     return PRESETS[name].config.replace(**overrides)
+
+
+class _CallableModule(ModuleType):
+    """`interp_arith.presets` is this module as well as a public function: called, it is the function."""
+
+    def __call__(self) -> list[str]:
+        return presets()
+
+
+sys.modules[__name__].__class__ = _CallableModule

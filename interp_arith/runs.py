@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from interp_arith.tasks.pairs import PairTask
 from interp_arith.tasks.sources import question_sets
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import fresh_weights
-from interp_arith.training.sinks import LiveTable, Sink, make_tracker
+from interp_arith.training.sinks import TRACKERS, LiveTable, Sink, make_tracker
 from interp_arith.training.trainer import Trainer
 
 Step = int | Literal["last", "best"]
@@ -174,11 +175,13 @@ def load_run(path: str | Path) -> Run:
 def find_runs(folder: str | Path) -> list[Run]:
     """Every run in a folder, by name; what cannot be read is left out with a warning."""
     found = []
-    for path in sorted(Path(folder).glob("*/config.yaml")):
+    for path in sorted(Path(folder).glob("*")):
+        if not RunDirectory(path).exists:
+            continue
         try:
-            found.append(Run(path.parent))
+            found.append(Run(path))
         except (RequestError, WorkError) as error:
-            warnings.warn(f"{path.parent} is left out: {error}", stacklevel=2)
+            warnings.warn(f"{path} is left out: {error}", stacklevel=2)
     return found
 
 
@@ -242,6 +245,8 @@ def _train(
         config = config.replace(name=name)
     if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
         raise RequestError(f"seeds: given {seeds}; allowed: one or more different whole numbers")
+    if track is not None and track not in TRACKERS:
+        raise unknown("tracker", track, TRACKERS)
     configs = [config] if seeds is None else [config.with_seed(seed) for seed in seeds]
     directories = [RunDirectory(Path(out) / c.run_name) for c in configs]
 
@@ -261,7 +266,7 @@ def _train(
         pick_device(device, config.precision),
         open_sinks=open_sinks,
         resume=resume,
-        initial_weights=fresh_weights if config.init_from is None else _weights_of(config.init_from, config),
+        initial_weights=_initial_weights(config, directories),
         notify=lambda message: warnings.warn(message, stacklevel=2),
     ).run()
     runs = [Run(directory.path) for directory in directories]
@@ -270,7 +275,20 @@ def _train(
     return runs
 
 
-def _weights_of(source: str, config: RunConfig) -> Callable[[RunConfig], dict[str, Tensor]]:
+def _initial_weights(
+    config: RunConfig, directories: Iterable[RunDirectory]
+) -> Callable[[RunConfig], dict[str, Tensor]]:
+    """Fresh, or those of init_from; a run that exists already may have outlived the run that it came from."""
+    source = config.init_from
+    if source is None:
+        return fresh_weights
+    weights = cache(lambda: _weights_of(source, config))
+    if not all(directory.exists for directory in directories):
+        weights()
+    return lambda _: weights()
+
+
+def _weights_of(source: str, config: RunConfig) -> dict[str, Tensor]:
     """Initial weights from RUN or RUN@STEP.
 
     Raises:
@@ -286,7 +304,7 @@ def _weights_of(source: str, config: RunConfig) -> Callable[[RunConfig], dict[st
             f"init_from {source}: {odd} is {given.get(odd, 'missing')} there and {wanted.get(odd, 'missing')} here; "
             "give both runs the same model and task"
         )
-    return lambda _: {name: tensor.clone() for name, tensor in weights.items()}
+    return weights
 
 
 def parse_step(step: str) -> Step:

@@ -247,8 +247,8 @@ class RunDirectory:
         """A full state to resume from, its hash at its end; the older ones beyond `keep` are deleted."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        # An archive ends with the length of its comment, here 0; the hash becomes the comment.
-        data = buffer.getvalue()[:-2] + len(_sha256(b"")).to_bytes(2, "little")
+        # The archive ends with the length of its comment, 0; the 64 digits of the hash become the comment.
+        data = buffer.getvalue()[:-2] + (64).to_bytes(2, "little")
         write_atomically(self.path / "state" / f"step-{step:08d}.pt", data + _sha256(data).encode())
         for file in self._state_files()[:-keep]:
             file.unlink()

@@ -28,28 +28,37 @@ def heading(name: str) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value in few characters: four digits of a number, its spread below it, a dash for what there is not."""
+    """A value in few characters: four digits of a number, and a dash for what there is not."""
     if isinstance(value, str):
-        return value.replace(" ± ", "\n± ")
+        return value
     if value is None or value != value:
         return "–"
     return f"{int(value):,}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.4g}"
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Iterable[int] = ()) -> None:
-    """Print rows under their headings, those of `numbers` to the right; never narrower than what they hold."""
-    texts, to_the_right = [[cell(value) for value in row] for row in rows], set(numbers)
+    """Print rows under their headings, those of `numbers` to the right; never narrower than what they hold.
+
+    On a screen, long texts wrap and the spread of a mean stands below it.
+    """
+    console = Console(markup=False, highlight=False)
+    spread = "\n± " if console.is_terminal else " ± "
+    texts = [[cell(value).replace(" ± ", spread) for value in row] for row in rows]
+    to_the_right = set(numbers)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for index, name in enumerate(header):
-        widest = max((len(line) for row in texts for line in row[index].split("\n")), default=0)
-        justify = "right" if index in to_the_right else "left"
-        table.add_column(heading(name), justify=justify, no_wrap=widest <= WIDEST_UNBROKEN, overflow="fold")
+        lines = [
+            line for text in (heading(name), *(row[index] for row in texts)) for line in text.split("\n")
+        ]
+        widest = max(map(len, lines))
+        table.add_column(
+            heading(name),
+            justify="right" if index in to_the_right else "left",
+            min_width=widest if widest <= WIDEST_UNBROKEN else None,
+            overflow="fold",
+        )
     for row in texts:
         table.add_row(*row)
-    console = Console(markup=False, highlight=False)
-    needed = console.measure(table, options=console.options.update(max_width=400))
-    if not console.is_terminal:
-        console.width = needed.maximum
-    else:
-        console.width = max(console.width, needed.minimum)
+    needed = console.measure(table, options=console.options.update(max_width=1000))
+    console.width = max(console.width, needed.minimum) if console.is_terminal else needed.maximum
     console.print(table)

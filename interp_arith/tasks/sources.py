@@ -137,17 +137,15 @@ def write_data(task: Task, folder: Path, n: int | None = None) -> dict[str, int]
     """
     if n is not None and not isinstance(task, SampledTask):
         raise RequestError(f"-n {n}: the {task.kind} task lists its questions, all are written; leave -n out")
+    sets = {split: split_questions(task, split, n if split == "train" else None) for split in SPLITS}
     folder.mkdir(parents=True, exist_ok=True)
-    counts: dict[str, int] = {}
-    for split in SPLITS:
-        questions = split_questions(task, split, n if split == "train" else None)
+    for split, questions in sets.items():
         lines = (
             json.dumps({"question": question, "answer": str(answer)}, ensure_ascii=False)
             for question, answer in zip(_texts(task, questions), _answers(task, questions), strict=True)
         )
         (folder / f"{split}.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        counts[split] = len(questions)
-    return counts
+    return {split: len(questions) for split, questions in sets.items()}
 
 
 def read_data(task: Task, folder: Path) -> dict[str, Int[np.ndarray, "batch operands"]]:

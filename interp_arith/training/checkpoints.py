@@ -28,6 +28,7 @@ class Keeper:
         config: the run's.
         directory: where it is kept.
         best: the best evaluations so far, best first, as on disk when the last state was written.
+        earlier: those that the state before rests on, kept as long as it is.
         candidates: weights of best steps that are not on disk yet.
         records: metrics that are not on disk yet.
     """
@@ -35,6 +36,7 @@ class Keeper:
     config: RunConfig
     directory: RunDirectory
     best: list[Checkpoint] = field(default_factory=list)
+    earlier: list[Checkpoint] = field(default_factory=list)
     candidates: dict[int, Weights] = field(default_factory=dict)
     records: list[dict[str, float]] = field(default_factory=list)
 
@@ -74,8 +76,12 @@ class Keeper:
             self.directory.write_best_list(self.best)
         kept = {"step": step, "best": [asdict(c) for c in self.best], **state}
         self.directory.write_state(step, kept)
-        if self.best:
-            self.directory.prune_best()
+        self.directory.prune_best(self.earlier)
+        self.earlier = self.best
+
+    def finish(self) -> None:
+        """The run is over: no earlier state will be asked for."""
+        self.directory.prune_best()
 
     def flush(self) -> None:
         """Put the metrics on disk."""
@@ -84,37 +90,36 @@ class Keeper:
 
     def rewind(self, step: int | None) -> dict[str, Any] | None:
         """Forget what came after a state and return it; None starts from nothing."""
-        if step is None:
-            self.directory.cut_states(-1)
-            self.directory.cut_metrics(0, inclusive=False)
-            self.directory.cut_checkpoints(0, inclusive=False)
-            return None
-        state = self.directory.read_state(step)
-        self.directory.cut_states(step)
-        self.directory.cut_metrics(step, inclusive=state["visited"])
-        self.directory.cut_checkpoints(step, inclusive=state["visited"])
-        self.best = [Checkpoint(**c) for c in state["best"]]
+        state = None if step is None else self.directory.read_state(step)
+        last = -1 if step is None else step
+        self.directory.cut_states(last)
+        self.directory.cut_metrics(last, inclusive=True)
+        self.directory.cut_checkpoints(last, inclusive=True)
+        self.best = self.earlier = [] if state is None else [Checkpoint(**c) for c in state["best"]]
         return state
 
 
-def prepare(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
-    """Make the run directory, or check that it holds this very run.
+def create(config: RunConfig, directory: RunDirectory) -> None:
+    """Begin a run directory; it is one from the moment that its config stands."""
+    mask = _given_split(config)
+    if mask is not None:
+        directory.write_split(mask)
+    directory.write_config(config.plain())
+
+
+def check(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
+    """Check that a run can be begun here, or that the directory holds this very run.
 
     Raises:
         RequestError: it exists and resume is False; it holds another config; it is no run.
     """
-    mask = config.task.train_mask if isinstance(config.task, PairTask) else None
+    mask = _given_split(config)
     if not directory.exists:
-        strangers = (
-            [f for f in directory.path.iterdir() if not f.name.startswith(".")]
-            if directory.path.is_dir()
-            else []
-        )
-        if strangers and not all(f.name == "split.npy" for f in strangers):
+        # What a run killed before it had a config may leave: a split, and a tracker's folder.
+        expected = {directory.tracker_folder.name} | ({"split.npy"} if mask is not None else set())
+        found = [f.name for f in directory.path.glob("*") if not f.name.startswith(".")]
+        if set(found) - expected:
             raise RequestError(f"{directory.path} exists and is no run; give another --name or --out")
-        if mask is not None:
-            directory.write_split(mask)
-        directory.write_config(config.plain())
         return
     differing = _differing(directory.read_config(), config.plain())
     if not np.array_equal(directory.read_split(), mask):  # type: ignore[arg-type]
@@ -129,6 +134,10 @@ def prepare(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
             f"{directory.path} exists already; add --resume to go on with it (a finished run is left as it is), "
             "or give another --name"
         )
+
+
+def _given_split(config: RunConfig) -> np.ndarray | None:
+    return config.task.train_mask if isinstance(config.task, PairTask) else None
 
 
 def _differing(old: Any, new: Any, path: str = "") -> list[str]:

@@ -7,8 +7,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from interp_arith.errors import RequestError
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.positions import POSITIONS
-from interp_arith.registry import Choice, Registry
+from interp_arith.registry import Choice
 from interp_arith.tasks import TASKS
 from interp_arith.tasks.base import SampledTask, Task
 from interp_arith.tasks.scoring import LossName
@@ -159,32 +158,6 @@ class RunConfig(Choice):
                 value = nested.model_dump() | value
             plain[name] = value
         return RunConfig.model_validate(plain)
-
-    def with_kind(self, option: str, kind: str) -> "RunConfig":
-        """The config with a choice of another kind ("--optimizer.kind", "muon"); other options change nothing.
-
-        Fields that both kinds have keep their values.
-        """
-        path = option.removeprefix("--").replace("-", "_").split(".")
-        if path[-1] != "kind" or not option.startswith("--"):
-            return self
-        tables: dict[tuple[str, ...], Registry[Any]] = {
-            ("task",): TASKS,
-            ("optimizer",): OPTIMIZERS,
-            ("schedule",): SCHEDULES,
-            ("curriculum",): CURRICULA,
-            ("model", "positions"): POSITIONS,
-        }
-        table = tables.get(tuple(path[:-1]))
-        if table is None:
-            return self
-        old = self.model.positions if path[0] == "model" else getattr(self, path[0])
-        new = table[kind]
-        shared = {name: value for name, value in old if name in new.model_fields and name != "kind"}
-        choice = new(**shared)
-        if path[0] == "model":
-            return self.replace(model=self.model.model_copy(update={"positions": choice}))
-        return self.replace(**{path[0]: choice})
 
     def plain(self) -> dict[str, Any]:
         """The config as plain data, for config.yaml."""

@@ -4,6 +4,7 @@ One run is an ensemble of one.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -14,7 +15,7 @@ from interp_arith.models.lean import answer_logits
 from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Examples
 
-_ROWS_AT_ONCE = 32_768
+_ROWS_AT_ONCE = 8192  # of each seed, however many there are: sums in other parts would differ in the last bit
 
 
 def stack(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -64,17 +65,16 @@ def score(
     answer_positions: Sequence[int],
 ) -> dict[str, Float[Tensor, " seed"]]:
     """Loss (softmax, nats per answer token), token accuracy and exact match of every seed on its own examples."""
-    rows = max(1, _ROWS_AT_ONCE // len(examples.tokens))
     loss, hits = [], []
-    for start in range(0, examples.tokens.shape[1], rows):
-        part = slice(start, start + rows)
+    for start in range(0, examples.tokens.shape[1], _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
         out = logits(config, parameters, examples.tokens[:, part], answer_positions)
         targets, mask = examples.targets[:, part], examples.mask[:, part]
         loss.append(scoring.cross_entropy(out, targets, mask) * mask.sum(dim=(-2, -1)))
         hits.append(scoring.token_hits(out, targets))
     all_hits = torch.cat(hits, dim=1)
     return {
-        "loss": torch.stack(loss).sum(dim=0) / examples.mask.sum(dim=(-2, -1)),
+        "loss": add_up(loss) / examples.mask.sum(dim=(-2, -1)),
         "accuracy": scoring.accuracy(all_hits, examples.mask),
         "exact_match": scoring.exact_match(all_hits, examples.mask),
     }
@@ -83,4 +83,9 @@ def score(
 def weight_norm(parameters: Mapping[str, Float[Tensor, "seed ..."]]) -> Float[Tensor, " seed"]:
     """Σ w² over the trained parameters of each seed."""
     squares = [p.detach().flatten(1).double().square().sum(dim=1) for p in parameters.values()]
-    return torch.stack(squares).sum(dim=0)
+    return add_up(squares)
+
+
+def add_up(parts: Sequence[Float[Tensor, " seed"]]) -> Float[Tensor, " seed"]:
+    """Their sum, one after the other: the order in which `torch.sum` adds depends on the number of seeds."""
+    return reduce(torch.add, parts)

@@ -85,12 +85,19 @@ class Lane:
 
 
 def open_lanes(configs: Sequence[RunConfig], directories: Sequence[RunDirectory]) -> list[Lane]:
-    """A lane for every run that is not finished yet."""
+    """A lane for every run that is not finished yet.
+
+    One whose loss was not finite keeps its failure where others go on; where none does, it is tried again.
+    """
     lanes = []
     for config, directory in zip(configs, directories, strict=True):
-        if directory.read_info().get("status") != "finished":
+        info = directory.read_info()
+        if info.get("status") != "finished":
             source = make_source(config.task, config.batch_size, config.seed, config.data_dir)
-            lanes.append(Lane(Keeper(config, directory), source))
+            lanes.append(Lane(Keeper(config, directory), source, failure=info.get("failure")))
+    if all(lane.failure is not None for lane in lanes):
+        for lane in lanes:
+            lane.failure = None
     return lanes
 
 
@@ -112,13 +119,22 @@ def check_metrics(lane: Lane) -> None:
 
 
 def common_step(directories: Iterable[RunDirectory], notify: Callable[[str], None]) -> int | None:
-    """The newest step that every run can be resumed from; damaged states are named and passed over."""
+    """The newest step that every run can be resumed from; damaged states are named and passed over.
+
+    Raises:
+        RequestError: there is none, and to start over would lose what some runs have done.
+    """
     shared: set[int] | None = None
+    newest: dict[str, int] = {}
     for directory in directories:
         for file in directory.damaged_states():
             notify(f"{file} is damaged; it is passed over")
         steps = set(directory.state_steps())
+        newest[directory.name] = max(steps, default=0)
         shared = steps if shared is None else shared & steps
+    if not shared and any(newest.values()):
+        stand = ", ".join(f"{name} at step {step}" for name, step in newest.items())
+        raise RequestError(f"these runs cannot go on together: {stand}; resume each by itself, with --seed")
     return max(shared or (), default=None)
 
 

@@ -112,12 +112,11 @@ def _gradients(
     if scale is not None:
         sums = [g / scale.view(-1, *[1] * (g.ndim - 1)) for g in sums]
     gradients = dict(zip(leaves, sums, strict=True))
-    return torch.stack(losses).sum(dim=0), torch.stack(largest).amax(dim=0), gradients
+    return ensemble.add_up(losses), torch.stack(largest).amax(dim=0), gradients
 
 
 def _parts(batch: Examples, n: int) -> tuple[Sequence[Tensor], ...]:
-    if n == 1:
-        return (batch.tokens,), (batch.targets,), (batch.mask,)
+    n = min(n, batch.tokens.shape[1])
     return tuple(x.tensor_split(n, dim=1) for x in (batch.tokens, batch.targets, batch.mask))
 
 

@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import torch
 from torch import Tensor
 
 from interp_arith.errors import WorkError
+from interp_arith.models.transformer import build_model
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks.base import Examples, SampledTask
 from interp_arith.tasks.sampling import Limits
 from interp_arith.training import ensemble, step
-from interp_arith.training.checkpoints import prepare
+from interp_arith.training.checkpoints import check, create
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import Lane, Status, check_metrics, common_step, fresh_weights, open_lanes
 from interp_arith.training.signals import Interrupted, StopRequest, stop_requests
@@ -55,7 +56,8 @@ class Trainer:
         self._lanes: list[Lane] = []
         self._sinks: Sequence[Sink] = ()
         self._failures: list[str] = []
-        self._step, self._visited, self._total = 0, False, 0
+        self._step, self._total = 0, 0
+        self._saved: int | None = None
 
     def run(self) -> None:
         """Train until every seed has stopped or spent its budget.
@@ -66,36 +68,52 @@ class Trainer:
             WorkError: a seed's loss is not finite (the others train on first), or the disk is full.
         """
         status: Status = "failed"
+        self._open()
+        self._check_places()
         with ExitStack() as stack:
             for directory in self._directories:
                 stack.enter_context(directory.lock())
-            for config, directory in zip(self._configs, self._directories, strict=True):
-                prepare(config, directory, self._resume)
+            self._check_places()  # again: another process may have been there in between
+            if not self._lanes:
+                return
             self._load()
-            self._sinks = self._open_sinks(self._total) if self._lanes else ()
+            self._sinks = self._open_sinks(self._total)
             request = stack.enter_context(stop_requests())
             try:
+                self._begin()
                 self._loop(request)
                 status = "finished"
             except Interrupted:
                 status = "interrupted"
                 raise
             finally:
-                for lane in self._lanes:
-                    lane.write_info(status, self._step, self._total, self._device)
                 for sink in self._sinks:
                     sink.close(status)
+                for lane in self._lanes:
+                    if lane.directory.exists:
+                        with suppress(WorkError):  # the disk is full: the error on its way says so
+                            lane.write_info(status, self._step, self._total, self._device)
 
     # --- before the loop ---
 
+    def _check_places(self) -> None:
+        for config, directory in zip(self._configs, self._directories, strict=True):
+            check(config, directory, self._resume)
+
+    def _open(self) -> None:
+        """The lanes of what is left to train; refuses what no run can be, before anything is written."""
+        unfinished = open_lanes(self._configs, self._directories)
+        self._failures = [_complaint(lane) for lane in unfinished if lane.failure is not None]
+        self._lanes = [lane for lane in unfinished if lane.failure is None]
+        if self._lanes:
+            check_metrics(self._lanes[0])
+            self._total = self._config.budget.total_steps(self._lanes[0].source.steps_per_epoch)
+            self._limits()
+            build_model(self._config.model, self._config.task)
+
     def _load(self) -> None:
-        """Lanes, parameters and optimizer state: fresh, or from the newest step that all unfinished runs share."""
-        self._lanes = open_lanes(self._configs, self._directories)
-        if not self._lanes:
-            return
-        check_metrics(self._lanes[0])
+        """Parameters and optimizer state: fresh, or from the newest step that all lanes share."""
         self._positions = self._config.task.answer_positions
-        self._total = self._config.budget.total_steps(self._lanes[0].source.steps_per_epoch)
         start = common_step((lane.directory for lane in self._lanes), self._notify)
         states = [lane.keeper.rewind(start) for lane in self._lanes]
         if start is None:
@@ -103,7 +121,7 @@ class Trainer:
             optimizer = step.initial_state(self._config, parameters)
         else:
             whole = [state for state in states if state is not None]
-            self._step, self._visited = start, whole[0]["visited"]
+            self._step = self._saved = start
             for lane, state in zip(self._lanes, whole, strict=True):
                 lane.held, lane.seconds = state["held"], state["seconds"]
             parameters = ensemble.stack([state["parameters"] for state in whole])
@@ -118,26 +136,32 @@ class Trainer:
             )
             for name in self._lanes[0].source.evaluation
         }
+
+    def _begin(self) -> None:
+        """From here on there is something on disk."""
         for lane in self._lanes:
-            lane.log("started" if start is None else f"resumed from step {start}")
+            if not lane.directory.exists:
+                create(lane.config, lane.directory)
+            lane.log("started" if self._saved is None else f"resumed from step {self._saved}")
             lane.write_info("running", self._step, self._total, self._device)
 
     # --- the loop ---
 
     def _loop(self, request: StopRequest) -> None:
         self._clock = time.perf_counter()
-        report: step.StepReport | None = None
-        if self._visited:
-            self._retire()
+        if self._saved is None:
+            self._visit(None)
+        else:
+            self._retire()  # a state is saved at the end of its step's visit
         while self._lanes:
             if request.signal is not None:
-                self._save_states(visited=False)
+                if self._saved != self._step:
+                    self._save_states()
                 raise Interrupted(request.signal, self._step)
-            if not self._visited:
-                self._visit(report)
+            report = self._update()
+            self._step += 1
             if self._lanes:
-                report = self._update()
-                self._step, self._visited = self._step + 1, False
+                self._visit(report)
         if self._failures:
             raise WorkError("; ".join(self._failures))
 
@@ -177,7 +201,6 @@ class Trainer:
 
     def _visit(self, report: step.StepReport | None) -> None:
         """What is due at the current step, before the next update: measure, log, save, stop."""
-        self._visited = True
         last = self._step == self._total
         checkpoint = self._config.checkpoints.is_due(self._step, self._total)
         state = last or self._step % self._config.checkpoints.state_every == 0
@@ -185,7 +208,7 @@ class Trainer:
         if not evaluate and self._step % self._config.log_every:
             return
         records = self._measure(report, evaluate)
-        finite = [all(map(_is_finite, record.values())) for record in records]
+        finite = [_is_finite(record) for record in records]
         if evaluate and not all(finite):
             self._fail(finite)
             records = [record for record, keep in zip(records, finite, strict=True) if keep]
@@ -198,7 +221,7 @@ class Trainer:
             if checkpoint:
                 lane.keeper.write_checkpoint(self._step, self._weights(index), record)
         if state or any(self._is_done(lane) for lane in self._lanes):
-            self._save_states(visited=True)
+            self._save_states()
             self._retire()
 
     def _measure(self, report: step.StepReport | None, evaluate: bool) -> list[Record]:
@@ -231,20 +254,19 @@ class Trainer:
     def _is_done(self, lane: Lane) -> bool:
         return self._step >= self._total or lane.held >= self._config.stop.hold
 
-    def _save_states(self, visited: bool) -> None:
+    def _save_states(self) -> None:
         """A full state of every lane at this step."""
         now = time.perf_counter()
         for index, lane in enumerate(self._lanes):
             lane.seconds += now - self._clock
             state = {
-                "visited": visited,
                 "held": lane.held,
                 "seconds": lane.seconds,
                 "parameters": self._weights(index),
                 "optimizer": ensemble.member(self._state, index),
             }
             lane.keeper.write_state(self._step, state)
-        self._clock = now
+        self._clock, self._saved = now, self._step
 
     def _retire(self) -> None:
         """Finish the lanes that are done; the states of all are saved."""
@@ -255,6 +277,7 @@ class Trainer:
                 if not trajectory or trajectory[-1].step != self._step:
                     record = lane.directory.read_metrics()[-1]
                     lane.keeper.write_checkpoint(self._step, self._weights(index), record)
+                lane.keeper.finish()
                 lane.log(f"finished at step {self._step}")
                 lane.write_info("finished", self._step, self._total, self._device)
         self._keep(going_on)
@@ -267,10 +290,7 @@ class Trainer:
                 lane.keeper.flush()
                 lane.log(lane.failure)
                 lane.write_info("failed", self._step, self._total, self._device)
-                self._failures.append(
-                    f"{lane.directory.name}: {lane.failure}; the last good checkpoint is kept; "
-                    "try a lower optimizer.learning-rate"
-                )
+                self._failures.append(_complaint(lane))
         self._keep(finite)
 
     def _keep(self, flags: Sequence[bool]) -> None:
@@ -285,5 +305,13 @@ class Trainer:
         self._constant = None if self._constant is None else self._constant.rows(rows)
 
 
-def _is_finite(value: float) -> bool:
-    return abs(value) < float("inf")
+def _is_finite(record: Record) -> bool:
+    """Whether losses and weights are; the gradient of a skipped fp16 step need not be."""
+    return all(abs(value) < float("inf") for name, value in record.items() if name != "gradient_norm")
+
+
+def _complaint(lane: Lane) -> str:
+    return (
+        f"{lane.directory.name}: {lane.failure}; the last good checkpoint is kept; "
+        "try a lower optimizer.learning-rate"
+    )

@@ -1,0 +1,63 @@
+"""Greedy decoding is one token after the other, whatever the batches."""
+
+import pytest
+import torch
+from oracles import random_weights
+
+from interp_arith.evaluation.decoding import answer_logits, greedy_answers
+from interp_arith.models.config import ModelConfig
+from interp_arith.models.transformer import build_model
+from interp_arith.tasks import Addition, ModularArithmetic, Text
+
+TASKS = [
+    Addition(n_digits=2, val_questions=0, test_questions=7),
+    ModularArithmetic(p=13, format="characters", train_fraction=0.5),
+    ModularArithmetic(p=7, train_fraction=0.5),
+    Text(text_to_learn="carry on"),
+]
+SMALL = ModelConfig(d_model=8, n_heads=2, d_mlp=12, normalization="layer")
+
+
+def model_of(task):
+    return random_weights(build_model(SMALL, task)).eval()
+
+
+def some_questions(task):
+    return task.split("train" if isinstance(task, Text) else "test")[:7]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
+def test_greedy_answers_equal_token_by_token_argmax(task):
+    model, questions = model_of(task), some_questions(task)
+    written = greedy_answers(model, task, questions)
+    for row, prompt in zip(written, task.tokens(questions), strict=True):
+        tokens = prompt.tolist()
+        for new in row.tolist():
+            with torch.no_grad():
+                assert model(torch.tensor([tokens]))[0, -1].argmax().item() == new
+            tokens.append(new)
+        assert len(tokens) == len(prompt) + len(task.answer_positions)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_batches_change_nothing(task, batch_size):
+    model, questions = model_of(task), some_questions(task)
+    examples = task.examples(questions)
+    assert torch.equal(
+        greedy_answers(model, task, questions, batch_size), greedy_answers(model, task, questions)
+    )
+    torch.testing.assert_close(
+        answer_logits(model, examples, task.answer_positions, batch_size),
+        answer_logits(model, examples, task.answer_positions),
+    )
+
+
+def test_answer_logits_are_those_at_the_answer_positions():
+    task = TASKS[0]
+    model, examples = model_of(task), task.examples(some_questions(task))
+    logits = answer_logits(model, examples, task.answer_positions)
+    assert logits.shape == (7, 3, 14)
+    assert not logits.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model(examples.tokens)[:, 5:8])

@@ -1,0 +1,564 @@
+"""The loop and its step: every seed by itself, whatever it trains beside; what is logged and kept is what was due."""
+
+import json
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from chaos.small_runs import differences, same_weights, small_config, train_small
+from oracles import example_model_configs
+
+from interp_arith.errors import RequestError, WorkError
+from interp_arith.models.lean import answer_logits
+from interp_arith.models.transformer import build_model
+from interp_arith.storage import RunDirectory
+from interp_arith.tasks import Addition, ModularArithmetic, scoring, sources
+from interp_arith.tasks.base import Examples
+from interp_arith.training import ensemble, step
+from interp_arith.training.lanes import fresh_weights
+from interp_arith.training.optimizers import OPTIMIZERS
+
+EARLY_STOP = {"metric": "train_loss", "threshold": 1.84, "hold": 2}
+"""Of the seeds 0, 1, 2 of the small run the last meets it, at step 14."""
+
+
+@pytest.fixture(autouse=True)
+def _quick_disk(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> RunDirectory:
+    """A run that logs every step, evaluates every other one and keeps the best three."""
+    config = small_config(checkpoints={"every": 5, "state_every": 6, "keep_best": 3})
+    (run,) = train_small(config, tmp_path_factory.mktemp("finished"))
+    return run
+
+
+def stacked(config, seeds=(0, 1)) -> tuple[dict[str, torch.Tensor], Examples]:
+    """Initial weights and training questions of several seeds."""
+    configs = [config.with_seed(seed) for seed in seeds]
+    examples = [c.task.examples(c.task.split("train")) for c in configs]
+    parameters = ensemble.stack([fresh_weights(c) for c in configs])
+    return parameters, ensemble.stack_examples(examples, torch.device("cpu"))
+
+
+def update(config, parameters, batch, state=None) -> step.StepReport:
+    state = step.initial_state(config, parameters) if state is None else state
+    positions = config.task.answer_positions
+    return step.update(config, parameters, state, batch, positions, step=1, multiplier=1.0)
+
+
+class TestStep:
+    @pytest.mark.parametrize("parts", [2, 5, 24, 100])
+    def test_accumulated_gradients_are_those_of_the_whole_batch(self, parts):
+        task = ModularArithmetic(p=11, format="characters", train_fraction=0.2, mask_first_n=1)
+        whole = small_config(task=task, batch_size=None)
+        parameters, batch = stacked(whole)
+        positions = task.answer_positions
+        loss, largest, gradients = step._gradients(whole, parameters, batch, positions, None)
+        in_parts = step._gradients(whole.replace(accumulation=parts), parameters, batch, positions, None)
+        assert torch.allclose(in_parts[0], loss, rtol=1e-6)
+        assert torch.allclose(in_parts[1], largest)
+        for name, gradient in gradients.items():
+            assert torch.allclose(in_parts[2][name], gradient, atol=1e-7), name
+
+    def test_the_reported_loss_and_logit_are_those_of_the_hooked_model(self):
+        config = small_config()
+        parameters, batch = stacked(config)
+        before = [ensemble.member(parameters, index) for index in range(2)]
+        report = update(config, parameters, batch)
+        for index, weights in enumerate(before):
+            model = build_model(config.model, config.task)
+            model.load_state_dict(weights)
+            part = Examples(batch.tokens[index], batch.targets[index], batch.mask[index])
+            logits = model(part.tokens)[:, list(config.task.answer_positions)]
+            expected = scoring.cross_entropy(logits, part.targets, part.mask)
+            assert report.loss[index].item() == pytest.approx(expected.item(), rel=1e-6)
+            assert report.largest_logit[index].item() == pytest.approx(logits.abs().max().item(), rel=1e-5)
+
+    def test_each_seed_is_clipped_by_its_own_norm(self):
+        optimizer = {"kind": "adamw", "learning_rate": 0.5, "epsilon": 1.0, "weight_decay": 0.0}
+        config = small_config(optimizer=optimizer)
+        parameters, batch = stacked(config)
+        parameters["unembed.W_U"][1] *= 8
+        _, _, gradients = step._gradients(config, parameters, batch, config.task.answer_positions, None)
+        norms = [
+            math.sqrt(sum(float(g[seed].double().square().sum()) for g in gradients.values()))
+            for seed in range(2)
+        ]
+        limit = (norms[0] + norms[1]) / 2
+        assert norms[0] < limit < norms[1]
+        before = {name: p.clone() for name, p in parameters.items()}
+        report = update(config.replace(clip_norm=limit), parameters, batch)
+        assert report.gradient_norm.tolist() == pytest.approx(norms, rel=1e-5)
+        for name, gradient in gradients.items():
+            for seed, scale in ((0, 1.0), (1, limit / norms[1])):
+                g = gradient[seed] * scale
+                expected = before[name][seed] - 0.5 * g / (g.abs() + 1.0)  # AdamW's first step
+                assert torch.allclose(parameters[name][seed], expected, atol=1e-6), name
+
+    def test_a_seed_with_infinite_gradients_is_left_alone_and_its_loss_scale_halves(self):
+        config = small_config(precision="fp16")
+        parameters, batch = stacked(config)
+        state = step.initial_state(config, parameters)
+        state["good_steps"] += 7
+        plain_config = config.replace(precision="fp32")
+        _, _, gradients = step._gradients(plain_config, parameters, batch, config.task.answer_positions, None)
+        alone = {name: p.clone() for name, p in parameters.items()}
+        alone_state = step.initial_state(plain_config, alone)
+        config.optimizer.update(alone, gradients, alone_state, step=1, multiplier=1.0)
+        before = {name: p.clone() for name, p in parameters.items()}
+        gradients["unembed.W_U"][1, 0, 0] = torch.inf
+        finite = torch.tensor([True, False])
+        step._update_where_finite(config, parameters, gradients, state, finite, 1, 1.0)
+        for name in parameters:
+            assert torch.equal(parameters[name][0], alone[name][0]), name
+            assert torch.equal(parameters[name][1], before[name][1]), name
+            assert not state[f"exp_avg/{name}"][1].any()
+        assert state["loss_scale"].tolist() == [2.0**16, 2.0**15]
+        assert state["good_steps"].tolist() == [8, 0]
+
+    def test_the_loss_scale_doubles_after_2000_good_steps(self):
+        config = small_config(precision="fp16")
+        parameters, _ = stacked(config)
+        state = step.initial_state(config, parameters)
+        state["good_steps"] += torch.tensor([1999.0, 1998.0])
+        gradients = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        finite = torch.tensor([True, True])
+        step._update_where_finite(config, parameters, gradients, state, finite, 1, 1.0)
+        assert state["loss_scale"].tolist() == [2.0**17, 2.0**16]
+        assert state["good_steps"].tolist() == [0, 1999]
+
+    def test_scaled_gradients_are_scaled_back(self):
+        config = small_config(precision="fp32")
+        parameters, batch = stacked(config)
+        positions = config.task.answer_positions
+        _, _, plain = step._gradients(config, parameters, batch, positions, None)
+        scale = torch.tensor([2.0**10, 2.0**4])
+        _, _, scaled = step._gradients(config, parameters, batch, positions, scale)
+        assert all(torch.allclose(scaled[name], plain[name], atol=1e-8) for name in plain)
+
+    def test_fp16_learns_with_its_loss_scaled(self):
+        config = small_config(precision="fp16")
+        parameters, batch = stacked(config)
+        state = step.initial_state(config, parameters)
+        losses = []
+        for number in range(1, 15):
+            positions = config.task.answer_positions
+            report = step.update(config, parameters, state, batch, positions, step=number, multiplier=1.0)
+            losses.append(report.loss)
+        assert (losses[-1] < losses[0] - 0.1).all()
+        assert all(p.dtype == torch.float32 for p in parameters.values())
+
+
+class TestEnsemble:
+    @pytest.mark.parametrize("name", example_model_configs())
+    def test_mapping_over_seeds_gives_the_logits_of_the_loop(self, name):
+        model = example_model_configs()[name]
+        task = ModularArithmetic(p=11, format="characters", train_fraction=0.3)
+        parameters, batch = stacked(small_config(model=model, task=task))
+        positions = task.answer_positions
+        loop = ensemble.logits(model, parameters, batch.tokens, positions)
+        mapped = torch.vmap(lambda p, t: answer_logits(model, p, t, positions))(parameters, batch.tokens)
+        assert torch.allclose(mapped, loop, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            *({"optimizer": {"kind": kind}} for kind in OPTIMIZERS),
+            {"loss": "stablemax", "clip_norm": 0.3},
+            {"batch_size": None, "model": {"d_model": 7, "n_heads": 1, "d_mlp": 5, "normalization": "layer"}},
+            {"precision": "bf16", "accumulation": 3},
+        ],
+        ids=[*OPTIMIZERS, "stablemax-clipped", "full-batch-odd-sizes", "bf16-accumulated"],
+    )
+    def test_a_seed_among_others_is_bitwise_the_seed_alone(self, fields, tmp_path):
+        config = small_config(**fields)
+        together = train_small(config, tmp_path / "together", [3, 1])
+        for run, seed in zip(together, [3, 1], strict=True):
+            (alone,) = train_small(config, tmp_path / "alone", [seed])
+            assert differences(alone.path, run.path) == []
+
+    def test_a_seed_that_stops_early_does_not_change_the_others(self, tmp_path):
+        config = small_config(stop=EARLY_STOP)
+        together = train_small(config, tmp_path / "together", [0, 1, 2])
+        assert [run.checkpoints()[-1].step for run in together] == [24, 24, 14]
+        for run, seed in zip(together, [0, 1, 2], strict=True):
+            (alone,) = train_small(config, tmp_path / "alone", [seed])
+            assert [d for d in differences(alone.path, run.path) if not d.startswith("state/")] == []
+
+    def test_a_large_set_scores_the_same_to_the_bit_whoever_is_scored_beside_it(self):
+        config = small_config(task=ModularArithmetic(p=113))
+        configs = [config.with_seed(seed) for seed in range(3)]
+        parameters = ensemble.stack([fresh_weights(c) for c in configs])
+        questions = config.task.examples(config.task.all_questions())
+        positions = config.task.answer_positions
+        device = torch.device("cpu")
+        together = ensemble.score(
+            config.model, parameters, ensemble.stack_examples([questions] * 3, device), positions
+        )
+        alone = ensemble.score(
+            config.model,
+            {name: p[1:2] for name, p in parameters.items()},
+            ensemble.stack_examples([questions], device),
+            positions,
+        )
+        for name, values in alone.items():
+            assert torch.equal(together[name][1:2], values), name
+
+    def test_scores_are_those_of_the_hooked_model(self):
+        config = small_config()
+        weights = fresh_weights(config)
+        model = build_model(config.model, config.task)
+        model.load_state_dict(weights)
+        examples = config.task.examples(config.task.split("test"))
+        logits = model(examples.tokens)[:, list(config.task.answer_positions)]
+        right = (logits.argmax(dim=-1) == examples.targets).double().mean().item()
+        scores = ensemble.score(
+            config.model,
+            ensemble.stack([weights]),
+            ensemble.stack_examples([examples], torch.device("cpu")),
+            config.task.answer_positions,
+        )
+        loss = scoring.cross_entropy(logits, examples.targets, examples.mask).item()
+        assert scores["loss"].item() == pytest.approx(loss, rel=1e-6)
+        assert scores["accuracy"].item() == scores["exact_match"].item() == pytest.approx(right)
+
+    def test_the_weight_norm_is_the_sum_of_squares(self):
+        parameters = {"a": torch.tensor([[3.0, 4.0], [0.0, 1.0]]), "b": torch.tensor([[2.0], [-3.0]])}
+        assert ensemble.weight_norm(parameters).tolist() == [29.0, 10.0]
+
+
+class TestTraining:
+    @pytest.mark.parametrize("kind", OPTIMIZERS)
+    def test_every_optimizer_learns(self, kind, tmp_path):
+        config = small_config(optimizer={"kind": kind}, batch_size=None, checkpoints={"keep_best": 0})
+        config = config.replace(optimizer={"learning_rate": 0.03, "weight_decay": 0.0}, budget={"steps": 60})
+        (run,) = train_small(config, tmp_path)
+        losses = [record["train_loss"] for record in run.read_metrics() if "train_loss" in record]
+        assert losses[-1] < 0.8 * losses[0]
+        assert run.read_info()["status"] == "finished"
+
+    def test_bf16_learns_and_keeps_its_weights_in_fp32(self, tmp_path):
+        fields = {"optimizer": {"kind": "adamw", "learning_rate": 0.03, "weight_decay": 0.0}}
+        (rough,) = train_small(small_config(precision="bf16", **fields), tmp_path / "bf16")
+        (exact,) = train_small(small_config(**fields), tmp_path / "fp32")
+        weights = [run.read_weights(run.checkpoints()[-1]) for run in (rough, exact)]
+        assert all(tensor.dtype == torch.float32 for tensor in weights[0].values())
+        assert not same_weights(*weights)
+        losses = [run.read_metrics()[-1]["train_loss"] for run in (rough, exact)]
+        assert losses[0] == pytest.approx(losses[1], abs=0.05)
+        assert losses[0] < rough.read_metrics()[0]["train_loss"]
+
+    def test_fp16_skips_the_steps_whose_gradients_overflow_and_goes_on(self, tmp_path, monkeypatch):
+        original = step.initial_state
+
+        def too_large(config, parameters):
+            state = original(config, parameters)
+            state["loss_scale"] *= 2.0**9
+            return state
+
+        monkeypatch.setattr(step, "initial_state", too_large)
+        (run,) = train_small(small_config(precision="fp16", checkpoints={"every": 1}), tmp_path)
+        norms = [record["gradient_norm"] for record in run.read_metrics()[1:]]
+        skipped = [not math.isfinite(norm) for norm in norms]
+        assert skipped[0]
+        assert not skipped[-1]
+        weights = [run.read_weights(c) for c in run.checkpoints()]
+        unchanged = [same_weights(*pair) for pair in pairwise(weights)]
+        assert unchanged == skipped
+
+    def test_the_whole_training_set_at_every_step_reports_its_loss_as_it_was_before_the_update(
+        self, tmp_path
+    ):
+        (run,) = train_small(small_config(batch_size=None, evaluate_every=1), tmp_path)
+        records = run.read_metrics()
+        for before, after in pairwise(records):
+            assert after["batch_loss"] == pytest.approx(before["train_loss"], rel=1e-9)
+
+    def test_mini_batches_of_an_epoch_are_the_training_set_once(self, tmp_path, monkeypatch):
+        seen = []
+        original = step.update
+
+        def recording(config, parameters, state, batch, *arguments, **options):
+            seen.extend(map(tuple, batch.tokens[0, :, :2].tolist()))
+            return original(config, parameters, state, batch, *arguments, **options)
+
+        monkeypatch.setattr(step, "update", recording)
+        config = small_config(budget={"epochs": 2})
+        train_small(config, tmp_path)
+        first, second = seen[:24], seen[24:]
+        everything = sorted(map(tuple, config.task.split("train").tolist()))
+        assert sorted(first) == sorted(second) == everything
+        assert first != second
+
+    @pytest.mark.parametrize(
+        ("budget", "steps"),
+        [({"epochs": 4}, 12), ({"epochs": 4, "steps_per_epoch": 2}, 8), ({"steps": 5}, 5)],
+    )
+    def test_a_budget_counts_steps_or_epochs(self, budget, steps, tmp_path):
+        (run,) = train_small(small_config(budget=budget), tmp_path)
+        assert run.read_metrics()[-1]["step"] == steps
+        assert run.read_info()["total_steps"] == steps
+
+    def test_a_stop_rule_waits_for_as_many_evaluations_in_a_row_as_it_says(self, tmp_path):
+        for hold in (1, 2, 3):
+            rule = {"metric": "test_accuracy", "threshold": 0.16, "hold": hold}
+            config = small_config(stop=rule, name=f"hold-{hold}", evaluate_every=1)
+            (run,) = train_small(config, tmp_path)
+            (free,) = train_small(small_config(name=f"free-{hold}", evaluate_every=1), tmp_path)
+            records, row = free.read_metrics(), 0
+            for record in records:
+                row = row + 1 if record["test_accuracy"] >= 0.16 else 0
+                if row == hold:
+                    break
+            assert run.read_metrics() == records[: records.index(record) + 1]
+            assert run.checkpoints()[-1].step == record["step"]
+            assert run.read_info()["status"] == "finished"
+
+    def test_a_stop_rule_on_a_loss_waits_for_it_to_fall(self, tmp_path):
+        (run,) = train_small(small_config(stop=EARLY_STOP), tmp_path, [2])
+        losses = [r["train_loss"] for r in run.read_metrics() if "train_loss" in r]
+        assert [loss <= 1.84 for loss in losses] == [False] * (len(losses) - 2) + [True, True]
+
+    def test_a_run_can_start_from_given_weights(self, tmp_path):
+        given = fresh_weights(small_config(seed=9))
+        (run,) = train_small(small_config(), tmp_path, initial_weights=lambda config: given)
+        assert same_weights(run.read_weights(run.checkpoints()[0]), given)
+
+    def test_data_files_take_the_place_of_the_splits(self, tmp_path, monkeypatch):
+        task = Addition(n_digits=2, val_questions=10, test_questions=12)
+        sources.write_data(task, tmp_path / "data", n=30)
+        seen = set()
+        original = step.update
+
+        def recording(config, parameters, state, batch, *arguments, **options):
+            seen.update(map(tuple, batch.tokens[0].tolist()))
+            return original(config, parameters, state, batch, *arguments, **options)
+
+        monkeypatch.setattr(step, "update", recording)
+        config = small_config(task=task, data_dir=tmp_path / "data", batch_size=10)
+        (run,) = train_small(config, tmp_path)
+        lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines()
+        questions = [json.loads(line)["question"] for line in lines]
+        assert seen == set(map(tuple, task.examples(questions).tokens.tolist()))
+        last = run.read_metrics()[-1]
+        assert {"train_loss", "val_loss", "test_loss"} <= last.keys()
+        assert last["test_accuracy"] * 12 * 3 == pytest.approx(round(last["test_accuracy"] * 36))
+        assert list(run.read_info()["data_sha256"]) == ["test.jsonl", "train.jsonl", "val.jsonl"]
+
+    def test_a_curriculum_limits_what_is_drawn(self, tmp_path, monkeypatch):
+        digits = []
+        original = Addition.sample
+
+        def recording(task, split, n, rng, limits=None):
+            questions = original(task, split, n, rng, limits)
+            if split == "train":
+                digits.append(len(str(questions.max())))
+            return questions
+
+        monkeypatch.setattr(Addition, "sample", recording)
+        config = small_config(
+            task=Addition(n_digits=5, val_questions=4, test_questions=4),
+            curriculum={"kind": "phases", "max_digits": (1, 3), "fractions": (0.25, 0.5)},
+            batch_size=200,
+        )
+        train_small(config, tmp_path)
+        assert digits == [1] * 6 + [3] * 12 + [5] * 6
+        digits.clear()
+        growing = config.replace(
+            name="grow",
+            curriculum={"kind": "grow-digits", "start": 2},
+            budget={"steps": 12, "steps_per_epoch": 3},
+        )
+        train_small(growing, tmp_path)
+        assert digits == [2] * 3 + [3] * 3 + [4] * 3 + [5] * 3
+
+
+class TestWhatIsKept:
+    def test_the_trajectory_has_the_powers_of_two_then_every_so_many_steps_and_the_last(self, finished):
+        steps = [c.step for c in finished.checkpoints()]
+        assert steps == [0, 1, 2, 4, 5, 10, 15, 20, 24]
+
+    def test_a_checkpoint_has_the_metrics_of_its_step(self, finished):
+        by_step = {record["step"]: record for record in finished.read_metrics()}
+        for checkpoint in finished.checkpoints():
+            assert checkpoint.metrics == by_step[checkpoint.step]
+
+    def test_the_best_are_the_k_best_evaluations(self, finished):
+        evaluated = [r for r in finished.read_metrics() if "test_loss" in r]
+        expected = sorted(evaluated, key=lambda r: r["test_loss"])[:3]
+        assert [c.metrics for c in finished.best()] == expected
+        files = {p.name for p in (finished.path / "best").iterdir()} - {"best.json"}
+        assert files == {f"step-{int(r['step']):08d}.safetensors" for r in expected}
+
+    def test_the_best_weights_score_what_is_written_beside_them(self, finished):
+        config = small_config()
+        examples = config.task.examples(config.task.split("test"))
+        for checkpoint in finished.best():
+            scores = ensemble.score(
+                config.model,
+                ensemble.stack([finished.read_weights(checkpoint)]),
+                ensemble.stack_examples([examples], torch.device("cpu")),
+                config.task.answer_positions,
+            )
+            assert scores["loss"].item() == checkpoint.metrics["test_loss"]
+
+    def test_an_accuracy_is_best_when_greatest_and_the_earlier_wins_a_tie(self, tmp_path):
+        plan = {"keep_best": 4, "best_metric": "test_accuracy", "state_every": 5}
+        (run,) = train_small(small_config(checkpoints=plan), tmp_path)
+        evaluated = [r for r in run.read_metrics() if "test_accuracy" in r]
+        expected = sorted(evaluated, key=lambda r: (-r["test_accuracy"], r["step"]))[:4]
+        assert [c.step for c in run.best()] == [r["step"] for r in expected]
+
+    def test_no_best_are_kept_where_none_are_wanted(self, tmp_path):
+        (run,) = train_small(small_config(checkpoints={"keep_best": 0, "best_metric": "none"}), tmp_path)
+        assert run.best() == []
+        assert not (run.path / "best").exists()
+
+    def test_the_two_newest_states_are_left(self, finished):
+        assert finished.state_steps() == [18, 24]
+
+    def test_every_step_is_logged_with_what_the_update_saw_and_every_evaluation_with_every_set(
+        self, finished
+    ):
+        records = finished.read_metrics()
+        assert [r["step"] for r in records] == list(range(25))
+        trained = {"batch_loss", "gradient_norm", "largest_logit"}
+        always = {"step", "learning_rate", "weight_norm"}
+        scores = {f"{s}_{what}" for s in ("train", "test") for what in ("loss", "accuracy", "exact_match")}
+        for record in records:
+            number = int(record["step"])
+            due = number % 2 == 0 or number % 5 == 0 or number in (1, 2, 4)
+            expected = always | (trained if number else set()) | (scores if due else set())
+            assert record.keys() == expected, number
+
+    def test_the_logged_rate_is_that_of_the_update_just_made(self, finished):
+        config = small_config()
+        for record in finished.read_metrics()[1:]:
+            multiplier = config.schedule.multiplier(int(record["step"]) - 1, 24)
+            assert record["learning_rate"] == pytest.approx(0.03 * multiplier)
+
+    def test_the_logged_weight_norm_is_that_of_the_checkpoint(self, finished):
+        for checkpoint in finished.checkpoints():
+            weights = finished.read_weights(checkpoint)
+            total = sum(float(np.square(w.double().numpy()).sum()) for w in weights.values())
+            assert checkpoint.metrics["weight_norm"] == pytest.approx(total, rel=1e-9)
+
+    def test_intervals_of_logging_and_evaluation_are_apart(self, tmp_path):
+        (run,) = train_small(
+            small_config(log_every=4, evaluate_every=6, checkpoints={"state_every": 24}), tmp_path
+        )
+        kept = {0, 1, 2, 4, 8, 16, 24}
+        evaluated = kept | {0, 6, 12, 18}
+        records = run.read_metrics()
+        assert {r["step"] for r in records} == evaluated | set(range(0, 25, 4))
+        assert {r["step"] for r in records if "test_loss" in r} == evaluated
+
+    def test_the_summary_has_the_first_step_of_every_milestone(self, tmp_path):
+        config = small_config(
+            optimizer={"kind": "adamw", "learning_rate": 0.03, "weight_decay": 0.0},
+            model={"d_model": 16, "n_heads": 2, "d_mlp": 64},
+            batch_size=None,
+            budget={"steps": 100},
+            evaluate_every=1,
+        )
+        (run,) = train_small(config, tmp_path)
+        reached = [r["step"] for r in run.read_metrics() if r["train_accuracy"] >= 1]
+        summary = run.read_info()["summary"]
+        assert summary["steps_to_train_accuracy_1"] == reached[0]
+        assert summary["steps_to_test_accuracy_0.95"] is None
+        assert summary["last"] == run.read_metrics()[-1]
+
+    def test_run_information_says_what_happened_where(self, finished):
+        info = finished.read_info()
+        assert (info["status"], info["step"], info["total_steps"]) == ("finished", 24, 24)
+        assert info["failure"] is None
+        assert info["versions"]["torch"] == torch.__version__.split("+")[0] or info["versions"]["torch"]
+        assert info["device"] == "cpu"
+        assert info["threads"] == torch.get_num_threads()
+        assert info["training_seconds"] > 0
+        log = (finished.path / "train.log").read_text().splitlines()
+        assert [line.split(" ", 2)[2] for line in log] == ["started", "finished at step 24"]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            (
+                {"stop": {"metric": "val_loss"}},
+                r"stop\.metric = 'val_loss' is not measured in this run; there are",
+            ),
+            (
+                {"checkpoints": {"best_metric": "tset_loss"}},
+                r"checkpoints\.best_metric = 'tset_loss' is not measured in this run; there are: train_loss",
+            ),
+            (
+                {"task": Addition(n_digits=2), "budget": {"epochs": 2}},
+                r"draws its questions without end; give budget\.steps_per_epoch",
+            ),
+            (
+                {"task": Addition(n_digits=2), "curriculum": {"kind": "grow-digits"}},
+                r"grow-digits counts epochs; give budget\.steps_per_epoch",
+            ),
+        ],
+        ids=["stop-metric", "best-metric", "endless-epochs", "growth-without-epochs"],
+    )
+    def test_what_no_run_can_be_is_refused_before_anything_is_written(self, fields, message, tmp_path):
+        with pytest.raises(RequestError, match=message):
+            train_small(small_config(**fields), tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_model_too_short_for_the_task_leaves_no_run_behind(self, tmp_path):
+        model = {"d_model": 8, "n_heads": 2, "d_mlp": 12, "n_ctx": 2}
+        with pytest.raises(RequestError, match="needs 3 positions"):
+            train_small(small_config(model=model), tmp_path)
+        assert not RunDirectory(tmp_path / "small-s0").exists
+        train_small(small_config(), tmp_path)
+
+
+class TestLossThatIsNotFinite:
+    def test_it_stops_the_run_and_keeps_the_last_good_checkpoint(self, tmp_path):
+        with pytest.raises(WorkError, match="small-s0: the loss is not finite at step") as caught:
+            train_small(small_config(optimizer={"kind": "adamw", "learning_rate": 1e30}), tmp_path)
+        assert "the last good checkpoint is kept; try a lower optimizer.learning-rate" in str(caught.value)
+        assert caught.value.exit_status == 1
+        run = RunDirectory(tmp_path / "small-s0")
+        info = run.read_info()
+        assert info["status"] == "failed"
+        assert info["failure"].startswith("the loss is not finite at step")
+        for checkpoint in run.checkpoints():
+            weights = run.read_weights(checkpoint)
+            assert all(tensor.isfinite().all() for tensor in weights.values())
+        assert run.checkpoints()[-1].metrics["test_loss"] < math.inf
+        assert not (run.path / "train.log").read_text().endswith("finished")
+
+    @staticmethod
+    def poisoned(seed: int):
+        """Initial weights whose logits overflow, for one of the seeds."""
+
+        def weights(config):
+            parameters = fresh_weights(config)
+            if config.seed == seed:
+                parameters["unembed.W_U"] *= 1e38
+                parameters["blocks.0.mlp.W_out"] *= 1e38
+            return parameters
+
+        return weights
+
+    def test_the_other_seeds_train_on_as_if_alone(self, tmp_path):
+        config = small_config(optimizer={"kind": "adamw", "learning_rate": 0.03})
+        with pytest.raises(WorkError, match=r"^small-s1: the loss is not finite") as caught:
+            train_small(config, tmp_path / "three", [0, 1, 2], initial_weights=self.poisoned(1))
+        assert "small-s0" not in str(caught.value)
+        statuses = [
+            RunDirectory(tmp_path / "three" / f"small-s{seed}").read_info()["status"] for seed in range(3)
+        ]
+        assert statuses == ["finished", "failed", "finished"]
+        for seed in (0, 2):
+            (alone,) = train_small(config, tmp_path / "alone", [seed])
+            assert differences(alone.path, tmp_path / "three" / f"small-s{seed}") == []
