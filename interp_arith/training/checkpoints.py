@@ -121,7 +121,7 @@ def check(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
         if set(found) - expected:
             raise RequestError(f"{directory.path} exists and is no run; give another --name or --out")
         return
-    differing = _differing(directory.read_config(), config.plain())
+    differing = _differing(RunConfig.model_validate(directory.read_config()).plain(), config.plain())
     if not np.array_equal(directory.read_split(), mask):  # type: ignore[arg-type]
         differing.append("another split.npy")
     if differing:

@@ -1,4 +1,4 @@
-"""The loop and its step: every seed by itself, whatever it trains beside; what is logged and kept is what was due."""
+"""The loop: what is logged, evaluated, kept and stopped is what was due."""
 
 import json
 import math
@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 import torch
 from chaos.small_runs import differences, same_weights, small_config, train_small
-from oracles import example_model_configs
 
 from interp_arith.errors import RequestError, WorkError
-from interp_arith.models.lean import answer_logits
-from interp_arith.models.transformer import build_model
 from interp_arith.storage import RunDirectory
-from interp_arith.tasks import Addition, ModularArithmetic, scoring, sources
-from interp_arith.tasks.base import Examples
+from interp_arith.tasks import Addition, sources
 from interp_arith.training import ensemble, step
 from interp_arith.training.lanes import fresh_weights
 from interp_arith.training.optimizers import OPTIMIZERS
@@ -35,201 +31,6 @@ def finished(tmp_path_factory) -> RunDirectory:
     config = small_config(checkpoints={"every": 5, "state_every": 6, "keep_best": 3})
     (run,) = train_small(config, tmp_path_factory.mktemp("finished"))
     return run
-
-
-def stacked(config, seeds=(0, 1)) -> tuple[dict[str, torch.Tensor], Examples]:
-    """Initial weights and training questions of several seeds."""
-    configs = [config.with_seed(seed) for seed in seeds]
-    examples = [c.task.examples(c.task.split("train")) for c in configs]
-    parameters = ensemble.stack([fresh_weights(c) for c in configs])
-    return parameters, ensemble.stack_examples(examples, torch.device("cpu"))
-
-
-def update(config, parameters, batch, state=None) -> step.StepReport:
-    state = step.initial_state(config, parameters) if state is None else state
-    positions = config.task.answer_positions
-    return step.update(config, parameters, state, batch, positions, step=1, multiplier=1.0)
-
-
-class TestStep:
-    @pytest.mark.parametrize("parts", [2, 5, 24, 100])
-    def test_accumulated_gradients_are_those_of_the_whole_batch(self, parts):
-        task = ModularArithmetic(p=11, format="characters", train_fraction=0.2, mask_first_n=1)
-        whole = small_config(task=task, batch_size=None)
-        parameters, batch = stacked(whole)
-        positions = task.answer_positions
-        loss, largest, gradients = step._gradients(whole, parameters, batch, positions, None)
-        in_parts = step._gradients(whole.replace(accumulation=parts), parameters, batch, positions, None)
-        assert torch.allclose(in_parts[0], loss, rtol=1e-6)
-        assert torch.allclose(in_parts[1], largest)
-        for name, gradient in gradients.items():
-            assert torch.allclose(in_parts[2][name], gradient, atol=1e-7), name
-
-    def test_the_reported_loss_and_logit_are_those_of_the_hooked_model(self):
-        config = small_config()
-        parameters, batch = stacked(config)
-        before = [ensemble.member(parameters, index) for index in range(2)]
-        report = update(config, parameters, batch)
-        for index, weights in enumerate(before):
-            model = build_model(config.model, config.task)
-            model.load_state_dict(weights)
-            part = Examples(batch.tokens[index], batch.targets[index], batch.mask[index])
-            logits = model(part.tokens)[:, list(config.task.answer_positions)]
-            expected = scoring.cross_entropy(logits, part.targets, part.mask)
-            assert report.loss[index].item() == pytest.approx(expected.item(), rel=1e-6)
-            assert report.largest_logit[index].item() == pytest.approx(logits.abs().max().item(), rel=1e-5)
-
-    def test_each_seed_is_clipped_by_its_own_norm(self):
-        optimizer = {"kind": "adamw", "learning_rate": 0.5, "epsilon": 1.0, "weight_decay": 0.0}
-        config = small_config(optimizer=optimizer)
-        parameters, batch = stacked(config)
-        parameters["unembed.W_U"][1] *= 8
-        _, _, gradients = step._gradients(config, parameters, batch, config.task.answer_positions, None)
-        norms = [
-            math.sqrt(sum(float(g[seed].double().square().sum()) for g in gradients.values()))
-            for seed in range(2)
-        ]
-        limit = (norms[0] + norms[1]) / 2
-        assert norms[0] < limit < norms[1]
-        before = {name: p.clone() for name, p in parameters.items()}
-        report = update(config.replace(clip_norm=limit), parameters, batch)
-        assert report.gradient_norm.tolist() == pytest.approx(norms, rel=1e-5)
-        for name, gradient in gradients.items():
-            for seed, scale in ((0, 1.0), (1, limit / norms[1])):
-                g = gradient[seed] * scale
-                expected = before[name][seed] - 0.5 * g / (g.abs() + 1.0)  # AdamW's first step
-                assert torch.allclose(parameters[name][seed], expected, atol=1e-6), name
-
-    def test_a_seed_with_infinite_gradients_is_left_alone_and_its_loss_scale_halves(self):
-        config = small_config(precision="fp16")
-        parameters, batch = stacked(config)
-        state = step.initial_state(config, parameters)
-        state["good_steps"] += 7
-        plain_config = config.replace(precision="fp32")
-        _, _, gradients = step._gradients(plain_config, parameters, batch, config.task.answer_positions, None)
-        alone = {name: p.clone() for name, p in parameters.items()}
-        alone_state = step.initial_state(plain_config, alone)
-        config.optimizer.update(alone, gradients, alone_state, step=1, multiplier=1.0)
-        before = {name: p.clone() for name, p in parameters.items()}
-        gradients["unembed.W_U"][1, 0, 0] = torch.inf
-        finite = torch.tensor([True, False])
-        step._update_where_finite(config, parameters, gradients, state, finite, 1, 1.0)
-        for name in parameters:
-            assert torch.equal(parameters[name][0], alone[name][0]), name
-            assert torch.equal(parameters[name][1], before[name][1]), name
-            assert not state[f"exp_avg/{name}"][1].any()
-        assert state["loss_scale"].tolist() == [2.0**16, 2.0**15]
-        assert state["good_steps"].tolist() == [8, 0]
-
-    def test_the_loss_scale_doubles_after_2000_good_steps(self):
-        config = small_config(precision="fp16")
-        parameters, _ = stacked(config)
-        state = step.initial_state(config, parameters)
-        state["good_steps"] += torch.tensor([1999.0, 1998.0])
-        gradients = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        finite = torch.tensor([True, True])
-        step._update_where_finite(config, parameters, gradients, state, finite, 1, 1.0)
-        assert state["loss_scale"].tolist() == [2.0**17, 2.0**16]
-        assert state["good_steps"].tolist() == [0, 1999]
-
-    def test_scaled_gradients_are_scaled_back(self):
-        config = small_config(precision="fp32")
-        parameters, batch = stacked(config)
-        positions = config.task.answer_positions
-        _, _, plain = step._gradients(config, parameters, batch, positions, None)
-        scale = torch.tensor([2.0**10, 2.0**4])
-        _, _, scaled = step._gradients(config, parameters, batch, positions, scale)
-        assert all(torch.allclose(scaled[name], plain[name], atol=1e-8) for name in plain)
-
-    def test_fp16_learns_with_its_loss_scaled(self):
-        config = small_config(precision="fp16")
-        parameters, batch = stacked(config)
-        state = step.initial_state(config, parameters)
-        losses = []
-        for number in range(1, 15):
-            positions = config.task.answer_positions
-            report = step.update(config, parameters, state, batch, positions, step=number, multiplier=1.0)
-            losses.append(report.loss)
-        assert (losses[-1] < losses[0] - 0.1).all()
-        assert all(p.dtype == torch.float32 for p in parameters.values())
-
-
-class TestEnsemble:
-    @pytest.mark.parametrize("name", example_model_configs())
-    def test_mapping_over_seeds_gives_the_logits_of_the_loop(self, name):
-        model = example_model_configs()[name]
-        task = ModularArithmetic(p=11, format="characters", train_fraction=0.3)
-        parameters, batch = stacked(small_config(model=model, task=task))
-        positions = task.answer_positions
-        loop = ensemble.logits(model, parameters, batch.tokens, positions)
-        mapped = torch.vmap(lambda p, t: answer_logits(model, p, t, positions))(parameters, batch.tokens)
-        assert torch.allclose(mapped, loop, atol=1e-5)
-
-    @pytest.mark.parametrize(
-        "fields",
-        [
-            *({"optimizer": {"kind": kind}} for kind in OPTIMIZERS),
-            {"loss": "stablemax", "clip_norm": 0.3},
-            {"batch_size": None, "model": {"d_model": 7, "n_heads": 1, "d_mlp": 5, "normalization": "layer"}},
-            {"precision": "bf16", "accumulation": 3},
-        ],
-        ids=[*OPTIMIZERS, "stablemax-clipped", "full-batch-odd-sizes", "bf16-accumulated"],
-    )
-    def test_a_seed_among_others_is_bitwise_the_seed_alone(self, fields, tmp_path):
-        config = small_config(**fields)
-        together = train_small(config, tmp_path / "together", [3, 1])
-        for run, seed in zip(together, [3, 1], strict=True):
-            (alone,) = train_small(config, tmp_path / "alone", [seed])
-            assert differences(alone.path, run.path) == []
-
-    def test_a_seed_that_stops_early_does_not_change_the_others(self, tmp_path):
-        config = small_config(stop=EARLY_STOP)
-        together = train_small(config, tmp_path / "together", [0, 1, 2])
-        assert [run.checkpoints()[-1].step for run in together] == [24, 24, 14]
-        for run, seed in zip(together, [0, 1, 2], strict=True):
-            (alone,) = train_small(config, tmp_path / "alone", [seed])
-            assert [d for d in differences(alone.path, run.path) if not d.startswith("state/")] == []
-
-    def test_a_large_set_scores_the_same_to_the_bit_whoever_is_scored_beside_it(self):
-        config = small_config(task=ModularArithmetic(p=113))
-        configs = [config.with_seed(seed) for seed in range(3)]
-        parameters = ensemble.stack([fresh_weights(c) for c in configs])
-        questions = config.task.examples(config.task.all_questions())
-        positions = config.task.answer_positions
-        device = torch.device("cpu")
-        together = ensemble.score(
-            config.model, parameters, ensemble.stack_examples([questions] * 3, device), positions
-        )
-        alone = ensemble.score(
-            config.model,
-            {name: p[1:2] for name, p in parameters.items()},
-            ensemble.stack_examples([questions], device),
-            positions,
-        )
-        for name, values in alone.items():
-            assert torch.equal(together[name][1:2], values), name
-
-    def test_scores_are_those_of_the_hooked_model(self):
-        config = small_config()
-        weights = fresh_weights(config)
-        model = build_model(config.model, config.task)
-        model.load_state_dict(weights)
-        examples = config.task.examples(config.task.split("test"))
-        logits = model(examples.tokens)[:, list(config.task.answer_positions)]
-        right = (logits.argmax(dim=-1) == examples.targets).double().mean().item()
-        scores = ensemble.score(
-            config.model,
-            ensemble.stack([weights]),
-            ensemble.stack_examples([examples], torch.device("cpu")),
-            config.task.answer_positions,
-        )
-        loss = scoring.cross_entropy(logits, examples.targets, examples.mask).item()
-        assert scores["loss"].item() == pytest.approx(loss, rel=1e-6)
-        assert scores["accuracy"].item() == scores["exact_match"].item() == pytest.approx(right)
-
-    def test_the_weight_norm_is_the_sum_of_squares(self):
-        parameters = {"a": torch.tensor([[3.0, 4.0], [0.0, 1.0]]), "b": torch.tensor([[2.0], [-3.0]])}
-        assert ensemble.weight_norm(parameters).tolist() == [29.0, 10.0]
 
 
 class TestTraining:
