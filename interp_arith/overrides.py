@@ -1,15 +1,17 @@
 """What the command line says of a config: preset or file, choices of another kind, seeds; knows no command."""
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import tyro
 
 from interp_arith.errors import RequestError, unknown
 from interp_arith.models.positions import POSITIONS
-from interp_arith.presets import preset
+from interp_arith.presets import PRESETS, preset
 from interp_arith.registry import Choice, Registry
 from interp_arith.runs import load_config
+from interp_arith.storage import RunDirectory
 from interp_arith.tasks import TASKS
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.pairs import PairTask
@@ -40,8 +42,7 @@ def base_config(command: str, arguments: list[str]) -> tuple[RunConfig, list[str
         raise RequestError(
             f"{command}: the preset comes first; for example interp-arith {command} mod-add-113 {arguments[0]} …"
         )
-    name, rest = arguments[0], [part for a in arguments[1:] for part in _with_separate_value(a)]
-    config = load_config(name) if name.endswith((".yaml", ".yml")) else preset(name)
+    config, rest = _named(arguments[0]), [part for a in arguments[1:] for part in _with_separate_value(a)]
     options = [
         (option.removeprefix("--").replace("-", "_").split("."), value)
         for option, value in pairwise(rest)
@@ -53,6 +54,18 @@ def base_config(command: str, arguments: list[str]) -> tuple[RunConfig, list[str
     for path, value in options:
         _check_name(config, path, value)
     return config, rest
+
+
+def _named(name: str) -> RunConfig:
+    if name.endswith((".yaml", ".yml")):
+        return load_config(name)
+    for place in (Path(name), Path("runs") / name):
+        run = RunDirectory(place)
+        if name not in PRESETS and run.exists:
+            raise RequestError(
+                f"{name} is a run, no preset; its config is {run.config_file}, which can be trained"
+            )
+    return preset(name)
 
 
 def with_kind(config: RunConfig, where: str, kind: str) -> RunConfig:

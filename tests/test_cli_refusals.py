@@ -317,3 +317,7 @@ def test_a_process_exits_with_the_status_and_no_traceback():
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "interp-arith: no command is called 'tain'; did you mean train or data?\n"
+
+
+def test_a_run_given_as_a_preset_is_answered_with_its_config(refused, run):
+    assert f"its config is {run}/config.yaml, which can be trained" in refused("train", run)
