@@ -130,9 +130,12 @@ def _table() -> dict[str, Preset]:
             "mod-add-113-fast",
             ModularArithmetic(p=113),
             "test accuracy ≥ 0.999 within 250 steps, and it stays",
-            model=ModelConfig(init_scale=0.5),
-            optimizer=AdamW(learning_rate=1.5e-2, weight_decay=2.0),
-            schedule=Decay(warmup_steps=10, start_fraction=0.5),
+            # Twice the neurons: with 512 a few seeds of ten end on a plateau just below 0.999. A larger epsilon and
+            # clipping tame the spikes that follow memorization, the decay lets the weights settle.
+            model=ModelConfig(d_mlp=1024, init_scale=0.5),
+            optimizer=AdamW(learning_rate=1.4e-2, weight_decay=2.25, epsilon=3e-6),
+            clip_norm=0.2,
+            schedule=Decay(warmup_steps=10, start_fraction=0.8, final_fraction=0.05),
             budget=Budget(steps=250),
             stop=StopRule(),
             evaluate_every=5,
