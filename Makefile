@@ -1,6 +1,7 @@
 # `make train` and `make test` start from nothing: they set up .venv/ themselves.
 PYTHON ?= python3
 VENV := .venv
+RUNS ?= runs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
@@ -20,8 +21,8 @@ check: $(VENV)/.installed-dev  ## format, lint and types
 bench: $(VENV)/.installed  ## what a training step costs, beside a plain loop
 	$(BIN)/python benchmarks/step_time.py
 
-results: $(VENV)/.installed  ## the results tables of README, from runs/
-	$(BIN)/python benchmarks/results.py runs README.md
+results: $(VENV)/.installed  ## the results table of README, from run directories: make results RUNS=… TIMED=…
+	$(BIN)/python benchmarks/results.py $(RUNS) README.md $(if $(TIMED),--timed $(TIMED))
 
 clean:  ## remove the virtual environment; runs stay
 	rm -rf $(VENV)

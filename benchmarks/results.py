@@ -1,31 +1,34 @@
 """The results table of README and the "measured" column of `interp-arith presets`, from run directories.
 
-    python benchmarks/results.py RUNS README.md [--measured interp_arith/measured.json]
+    python benchmarks/results.py RUNS README.md [--timed TIMED] [--measured interp_arith/measured.json]
 
-Every run in the folder counts: all seeds, not the best one. The table stands between two marks in README.
+Every run in RUNS counts: all seeds, not the best one. Seconds are taken from TIMED alone: runs that were trained one
+at a time, with nothing else on the machine.
 """
 
 import argparse
 import json
-import re
 from collections import defaultdict
 from pathlib import Path
+
+from readme import replace_block
 
 from interp_arith.presets import PRESETS
 from interp_arith.runs import Run, find_runs
 from interp_arith.storage import write_atomically
+from interp_arith.training.config import is_lower_better
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 MEASURED = Path(__file__).parent.parent / "interp_arith" / "measured.json"
 
 
 def first_step(run: Run, metric: str, value: float) -> int | None:
-    """The first evaluation at which a metric is at least a value."""
+    """The first evaluation at which a metric reaches a value: at most for a loss, at least for anything else."""
     metrics = run.metrics
     if metric not in metrics:
         return None
-    reached = metrics.loc[metrics[metric] >= value, "step"]
-    return None if reached.empty else int(reached.iloc[0])
+    reached = metrics[metric] <= value if is_lower_better(metric) else metrics[metric] >= value
+    steps = metrics.loc[reached, "step"]
+    return None if steps.empty else int(steps.iloc[0])
 
 
 def spread(values: list[float], form: str = ",.0f") -> str:
@@ -39,7 +42,7 @@ def spread(values: list[float], form: str = ",.0f") -> str:
 def goal(run: Run) -> tuple[str, float]:
     """What counts as reached for this kind of run."""
     if run.task.kind == "text":
-        return "train_exact_match", 1.0
+        return "train_loss", 1e-4
     if run.task.kind == "addition":
         return "test_exact_match", 0.999
     return (
@@ -49,48 +52,55 @@ def goal(run: Run) -> tuple[str, float]:
     )
 
 
-def row(name: str, runs: list[Run]) -> tuple[list[str], str]:
+def finished(folder: Path) -> dict[str, list[Run]]:
+    """Preset -> its finished runs."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in find_runs(folder):
+        if run.config.name in PRESETS and run.status == "finished":
+            groups[run.config.name].append(run)
+    return groups
+
+
+def row(name: str, runs: list[Run], timed: list[Run]) -> tuple[list[str], str]:
     """A line of the table, and the short form for `interp-arith presets`."""
     metric, value = goal(runs[0])
-    reached = [step for run in runs if (step := first_step(run, metric, value)) is not None]
-    memorized = [step for run in runs if (step := first_step(run, "train_accuracy", 1.0)) is not None]
+    lower = is_lower_better(metric)
+    aim = f"{metric.replace('_', ' ')} {'≤' if lower else '≥'} {value:g}"
+    reached = [float(at) for run in runs if (at := first_step(run, metric, value)) is not None]
+    memorized = [float(at) for run in runs if (at := first_step(run, "train_accuracy", 1.0)) is not None]
     final = [run.info["summary"]["last"][metric] for run in runs]
-    seconds = [run.info["training_seconds"] for run in runs]
-    which = "training text" if metric.startswith("train") else "test"
+    seconds = [run.info["training_seconds"] for run in timed]
     cells = [
         f"`{name}`",
         str(len(runs)),
-        spread(list(map(float, memorized))) if memorized else "–",
-        f"{len(reached)} of {len(runs)}" + (f" at {spread(list(map(float, reached)))}" if reached else ""),
-        f"{which} ≥ {value:g}",
-        spread(final, ".4f"),
-        spread(seconds),
+        spread(memorized) if memorized else "–",
+        aim,
+        f"{len(reached)} of {len(runs)}",
+        spread(reached) if reached else "–",
+        spread(final, ".1e" if lower else ".4f"),
+        spread(seconds) if seconds else "–",
     ]
-    short = f"{len(reached)} of {len(runs)} seeds {which} ≥ {value:g}"
-    return cells, f"{short}; {spread(seconds)} s a seed"
+    short = f"{len(reached)} of {len(runs)} seeds: {aim}"
+    return cells, f"{short}; {spread(seconds)} s" if seconds else short
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path)
     parser.add_argument("readme", type=Path)
+    parser.add_argument("--timed", type=Path)
     parser.add_argument("--measured", type=Path, default=MEASURED)
     arguments = parser.parse_args()
-    groups: dict[str, list[Run]] = defaultdict(list)
-    for run in find_runs(arguments.runs):
-        if run.config.name in PRESETS and run.status == "finished":
-            groups[run.config.name].append(run)
-    header = ["preset", "seeds", "train accuracy 1 at step", "reached", "goal", "final", "seconds a seed"]
-    lines = ["| " + " | ".join(header) + " |", "|---|---:|---|---|---|---|---|"]
+    groups = finished(arguments.runs)
+    timed = finished(arguments.timed) if arguments.timed else {}
+    header = ["preset", "seeds", "memorized at step", "goal", "reached", "at step", "final", "seconds alone"]
+    lines = ["| " + " | ".join(header) + " |", "|---|---:|---|---|---|---|---|---|"]
     measured = {}
     for name in PRESETS:
         if name in groups:
-            cells, measured[name] = row(name, groups[name])
+            cells, measured[name] = row(name, groups[name], timed.get(name, []))
             lines.append("| " + " | ".join(cells) + " |")
-    text = arguments.readme.read_text(encoding="utf-8")
-    block = "\n".join([BEGIN, *lines, END])
-    new = re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
-    write_atomically(arguments.readme, new.encode())
+    replace_block(arguments.readme, "results", lines)
     write_atomically(arguments.measured, (json.dumps(measured, indent=1, ensure_ascii=False) + "\n").encode())
     print("\n".join(lines))
 

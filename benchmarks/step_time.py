@@ -1,6 +1,6 @@
 """What one training step costs: ours beside a plain HookedTransformer loop, in one process, step about.
 
-    python benchmarks/step_time.py [PRESET …] [--rounds 15]
+    python benchmarks/step_time.py [PRESET …] [--rounds 15] [--readme README.md]
 
 A round times one block of steps of each, so that a machine whose speed drifts treats both alike. The ratio is the
 median over the rounds of (plain / ours) within a round.
@@ -9,9 +9,11 @@ median over the rounds of (plain / ours) within a round.
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
+from readme import replace_block
 from torch.nn import functional
 
 from interp_arith.models import build_model
@@ -76,11 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("presets", nargs="*", default=PRESETS)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--readme", type=Path)
     arguments = parser.parse_args()
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {arguments.rounds} rounds\n"
-    )
-    print("| preset | ours, ms | plain loop, ms | plain / ours |\n|---|---:|---:|---:|")
+    lines = ["| preset | ours, ms | plain loop, ms | plain / ours |", "|---|---:|---:|---:|"]
     for name in arguments.presets:
         config = preset(name)
         source = make_source(config.task, config.batch_size, config.seed)
@@ -91,7 +91,14 @@ def main() -> None:
         ]
         columns = [median(column) for column in zip(*rounds, strict=True)]
         ratio = median(b / a for a, b in rounds)
-        print(f"| `{name}` | {columns[0]:.2f} | {columns[1]:.2f} | {ratio:.2f} |", flush=True)
+        lines.append(f"| `{name}` | {columns[0]:.2f} | {columns[1]:.2f} | {ratio:.2f} |")
+    lines += [
+        "",
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians of {arguments.rounds} rounds.",
+    ]
+    print("\n".join(lines))
+    if arguments.readme is not None:
+        replace_block(arguments.readme, "benchmark", lines)
 
 
 if __name__ == "__main__":
