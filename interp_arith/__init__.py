@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interp_arith.comparison import runs_table
     from interp_arith.errors import RequestError, WorkError
     from interp_arith.models.config import ModelConfig
     from interp_arith.models.transformer import ArithmeticTransformer, build_model
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
         find_runs,
         load_config,
         load_run,
-        runs_table,
         train,
         train_seeds,
     )
@@ -48,7 +48,7 @@ _HOMES = {
     "load_run": "runs",
     "preset": "presets",
     "presets": "presets",
-    "runs_table": "runs",
+    "runs_table": "comparison",
     "train": "runs",
     "train_seeds": "runs",
 }

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from interp_arith.errors import RequestError, WorkError, unknown
 
 if TYPE_CHECKING:
-    from interp_arith.runs import Run
     from interp_arith.training.config import RunConfig
 
 PROGRAM = "interp-arith"
@@ -104,6 +104,7 @@ def _train(arguments: list[str]) -> None:
     """Train a preset or a config file, one seed or several together; any field can be overridden."""
     import tyro
 
+    from interp_arith.generation import account
     from interp_arith.overrides import base_config, finish_config, kinds, parse_seeds
     from interp_arith.runs import train, train_seeds
     from interp_arith.training.config import RunConfig
@@ -136,34 +137,18 @@ def _train(arguments: list[str]) -> None:
             "track": track,
         }
         if seeds is None:
-            _tell([train(config, **common)])
+            print(account([train(config, **common)], _program()))
             return
         if given := {"--seed", "--task.seed"} & set(rest):
             raise RequestError(f"--seeds and {min(given)} are both given; --seeds sets every seed, give one")
-        _tell(train_seeds(config, parse_seeds(seeds), **common))
+        print(account(train_seeds(config, parse_seeds(seeds), **common), _program()))
 
     _parse(command, "train PRESET|CONFIG.yaml", rest, f"Choices that come in kinds:\n{kinds()}")
 
 
-def _tell(runs: "list[Run]") -> None:
-    """Where the runs are, what they reached, and what to do next."""
-    from interp_arith.generation import example_question
-
-    for run in runs:
-        last = run.info["summary"]["last"]
-        figures = "  ".join(
-            f"{name.replace('_', ' ')} {last[name]:.4g}"
-            for name in ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
-            if name in last
-        )
-        took = f"{run.info['training_seconds']:.0f} s"
-        print(f"{run.path}: {run.status} at step {run.info['step']}, {took}   {figures}")
-    path = runs[0].path
-    print(
-        f"\nNext:  open {path}/curves.html in a browser\n"
-        f"       {PROGRAM} evaluate {shlex.quote(str(path))}\n"
-        f"       {PROGRAM} generate {shlex.quote(str(path))} '{example_question(runs[0].task)}' --steps"
-    )
+def _program() -> str:
+    """How to call this command again: by its name, or by its path where the name is not on the PATH."""
+    return PROGRAM if shutil.which(PROGRAM) else shlex.quote(os.path.relpath(sys.argv[0]))
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -187,9 +172,12 @@ def _evaluate(arguments: list[str]) -> None:
             step: a step of the trajectory, best, or last.
             device: auto, cpu or cuda.
         """
-        table = evaluate(load_run(run), protocol, step, device)
+        found = load_run(run)
+        table = evaluate(found, protocol, step, device)
         rows = list(table.itertuples(index=False))
+        print(f"{found.path}, step {table.attrs['step']}")
         print_table(tuple(table.columns), rows, numbers=range(1, len(table.columns)))
+        print(f"kept, with the failures by question, in {table.attrs['file']}")
 
     _parse(command, "evaluate", arguments)
 
@@ -258,6 +246,7 @@ def _data(arguments: list[str]) -> None:
     from interp_arith.overrides import base_config, finish_task
     from interp_arith.tasks.base import Task
     from interp_arith.tasks.sources import write_data
+    from interp_arith.training.curricula import Everything
 
     start, rest = base_config("data", arguments)
 
@@ -277,7 +266,9 @@ def _data(arguments: list[str]) -> None:
         for split, count in counts.items():
             print(f"{out / split}.jsonl: {count:,} questions")
         same = [part for pair in pairwise(rest) if pair[0].startswith("--task.") for part in pair]
-        print("\nNext: ", shlex.join([PROGRAM, "train", arguments[0], *same, "--data-dir", str(out)]))
+        if not isinstance(start.curriculum, Everything):  # it limits what is drawn, and files are not
+            same += ["--curriculum.kind", "everything"]
+        print("\nNext: ", _program(), shlex.join(["train", arguments[0], *same, "--data-dir", str(out)]))
 
     _parse(command, "data PRESET|CONFIG.yaml", rest)
 
@@ -320,7 +311,8 @@ def _runs(arguments: list[str]) -> None:
     """List the runs in a folder: steps to grok, final losses and accuracies, mean ± std over seeds."""
     import tyro
 
-    from interp_arith.runs import find_runs, runs_table, seeds_table
+    from interp_arith.comparison import runs_table, seeds_table
+    from interp_arith.runs import find_runs
     from interp_arith.tables import print_table
 
     def command(

@@ -1,5 +1,6 @@
 """Questions and answers of a trained model as text: what the command line prints; knows no arguments."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -62,6 +63,34 @@ def example_question(task: Task) -> str:
     """A question that the task understands; one that was not trained on where there is one."""
     split = "test" if isinstance(task, SampledTask) or len(task.split("test")) else "train"
     return task.text(split_questions(task, split, 1))[0]
+
+
+def account(runs: list[Run], program: str) -> str:
+    """Where the runs are, why they stopped, what they reached, and what to do next with `program`."""
+    lines = []
+    for run in runs:
+        info, stop = run.info, run.config.stop
+        why = ""
+        if info["step"] < info["total_steps"] and stop.metric is not None:
+            why = f" ({stop.metric.replace('_', ' ')} reached {stop.threshold:g})"
+        last = info["summary"]["last"]
+        figures = "  ".join(
+            f"{name.replace('_', ' ')} {last[name]:.4g}"
+            for name in ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
+            if name in last
+        )
+        took = f"{info['training_seconds']:.0f} s"
+        lines.append(f"{run.path}: {run.status} at step {info['step']}{why}, {took}   {figures}")
+    path = shlex.quote(str(runs[0].path))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Next:  open {path}/curves.html in a browser",
+            f"       {program} evaluate {path}",
+            f"       {program} generate {path} '{example_question(runs[0].task)}' --steps",
+        ]
+    )
 
 
 def output_symbols(task: Task) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def _modular(name: str, task: Task, reaches: str, **fields: Any) -> Preset:
         "schedule": _WARM,
         "budget": Budget(steps=1500),
         "stop": _GENERALIZED,
-        "checkpoints": CheckpointPlan(every=25, state_every=100),
+        "checkpoints": CheckpointPlan(every=25, best_metric="test_accuracy", state_every=100),
     }
     return Preset(RunConfig(name=name, task=task, **defaults | fields), reaches)
 
@@ -63,7 +63,7 @@ def _characters(operation: str, p: int, layers: int) -> Preset:
         schedule=_WARM,
         budget=Budget(steps=20_000),
         stop=StopRule(metric="test_exact_match", threshold=0.99),
-        checkpoints=CheckpointPlan(every=500, best_metric="val_loss", state_every=500),
+        checkpoints=CheckpointPlan(every=500, best_metric="val_exact_match", state_every=500),
         batch_size=64,
         log_every=50,
         evaluate_every=250,
@@ -79,7 +79,7 @@ def _adder(name: str, model: ModelConfig, steps: int, reaches: str, **fields: An
     defaults: dict[str, Any] = {
         "task": Addition(n_digits=10, carry_share=0.3),
         "curriculum": Phases(),
-        "checkpoints": CheckpointPlan(every=1000, best_metric="val_loss", state_every=1000),
+        "checkpoints": CheckpointPlan(every=1000, best_metric="val_exact_match", state_every=1000),
         "batch_size": 256,
         "log_every": 100,
         "evaluate_every": 500,
@@ -129,10 +129,9 @@ def _table() -> dict[str, Preset]:
         _modular(
             "mod-add-113-fast",
             ModularArithmetic(p=113),
-            "test accuracy ≥ 0.999 within 250 steps, and it stays",
-            # Twice the neurons: with 512 a few seeds of ten end on a plateau just below 0.999. A larger epsilon and
-            # clipping tame the spikes that follow memorization, the decay lets the weights settle.
-            model=ModelConfig(d_mlp=1024, init_scale=0.5),
+            "test accuracy ≥ 0.999 within 250 steps (most seeds)",
+            # A larger epsilon and clipping tame the spikes that follow memorization; the decay lets the weights settle.
+            model=ModelConfig(init_scale=0.5),
             optimizer=AdamW(learning_rate=1.4e-2, weight_decay=2.25, epsilon=3e-6),
             clip_norm=0.2,
             schedule=Decay(warmup_steps=10, start_fraction=0.8, final_fraction=0.05),
@@ -147,7 +146,7 @@ def _table() -> dict[str, Preset]:
             optimizer=AdamW(learning_rate=1e-3, weight_decay=1.0),
             budget=Budget(steps=40_000),
             stop=StopRule(),
-            checkpoints=CheckpointPlan(every=400, state_every=1000),
+            checkpoints=CheckpointPlan(every=400, best_metric="test_accuracy", state_every=1000),
             log_every=100,
             evaluate_every=100,
         ),

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +95,7 @@ class Run:
         Raises:
             RequestError: there is none; the message says which there are.
         """
-        trajectory = self.directory.checkpoints()
+        trajectory, step = self.directory.checkpoints(), parse_step(str(step))
         if step == "best":
             best = self.directory.best()
             if not best:
@@ -260,18 +261,29 @@ def _train(
             sinks.append(LiveTable([d.name for d in directories], total_steps, config.name))
         return sinks
 
-    Trainer(
+    trainer = Trainer(
         configs,
         directories,
         pick_device(device, config.precision),
         open_sinks=open_sinks,
         resume=resume,
-        initial_weights=_initial_weights(config, directories),
+        initial_weights=_initial_weights(configs[0], directories),
         notify=lambda message: warnings.warn(message, stacklevel=2),
-    ).run()
-    runs = [Run(directory.path) for directory in directories]
+    )
+    try:
+        trainer.run()
+    except WorkError:
+        with suppress(WorkError):  # a full disk takes no picture either
+            _draw_curves(directories)
+        raise
+    return _draw_curves(directories)
+
+
+def _draw_curves(directories: Iterable[RunDirectory]) -> list[Run]:
+    runs = [Run(directory.path) for directory in directories if directory.exists]
     for run in runs:
-        run.directory.write_curves(write_html(training_curves(run.metrics, run.name)))
+        if not run.metrics.empty:
+            run.directory.write_curves(write_html(training_curves(run.metrics, run.name)))
     return runs
 
 
@@ -295,7 +307,14 @@ def _weights_of(source: str, config: RunConfig) -> dict[str, Tensor]:
         RequestError: no such run or step, or tensors of another shape.
     """
     path, _, at = source.partition("@")
-    weights = load_run(path).weights(parse_step(at or "last"))
+    run = load_run(path)
+    weights = run.weights(parse_step(at or "last"))
+    if isinstance(config.task, PairTask) and _trained(run.task) != _trained(config.task):
+        warnings.warn(
+            f"init_from {source}: its training questions are others than this run's, so some of the test questions "
+            f"here were trained on there; --seed {run.config.seed} takes the same split",
+            stacklevel=2,
+        )
     wanted = {name: tuple(p.shape) for name, p in fresh_weights(config).items()}
     given = {name: tuple(p.shape) for name, p in weights.items()}
     if wanted != given:
@@ -305,6 +324,10 @@ def _weights_of(source: str, config: RunConfig) -> dict[str, Tensor]:
             "give both runs the same model and task"
         )
     return weights
+
+
+def _trained(task: Task) -> set[tuple[int, ...]]:
+    return set(map(tuple, task.split("train").tolist()))
 
 
 def parse_step(step: str) -> Step:
@@ -342,52 +365,17 @@ def evaluate(
         protocol: a name of PROTOCOLS.
         step: "last", "best", or a step of the trajectory.
         device: as in train.
+
+    Returns:
+        the table; its `attrs` say the step and the file.
     """
     how = PROTOCOLS.make(protocol)
     run = run if isinstance(run, Run) else load_run(run)
     checkpoint, weights = run.whole_checkpoint(parse_step(str(step)))
     model = run._model(weights).to(pick_device(device), print_details=False)
     found = how.evaluate(model, run.task, question_sets(run.task, run.config.data_dir))
-    run.directory.write_evaluation(protocol, checkpoint.step, {"step": checkpoint.step, **found.plain()})
+    file = run.directory.write_evaluation(
+        protocol, checkpoint.step, {"step": checkpoint.step, **found.plain()}
+    )
+    found.table.attrs |= {"step": checkpoint.step, "file": str(file)}
     return found.table
-
-
-def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
-    """One row a run: status, steps, milestones, the last losses and accuracies, seconds of training."""
-    rows = []
-    for run in runs:
-        info = run.info
-        summary = info.get("summary", {})
-        last = {
-            name: value
-            for name, value in summary.get("last", {}).items()
-            if name.endswith(("_loss", "_accuracy", "_exact_match")) and name != "batch_loss"
-            # one token an answer: exact match says nothing that accuracy does not
-            if not (name.endswith("_exact_match") and len(run.task.answer_positions) == 1)
-        }
-        marks = {name: value for name, value in summary.items() if name != "last"}
-        head = {"run": run.name, "config": run.config.name, "seed": run.config.seed, "status": run.status}
-        rows.append(
-            head | {"step": info.get("step")} | marks | last | {"seconds": info.get("training_seconds")}
-        )
-    return pd.DataFrame(rows)
-
-
-def seeds_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A runs_table over its seeds: one row a config; every number the mean ± std (over n − 1) of the runs with one.
-
-    A milestone that some runs did not reach says how many did.
-    """
-    rows = []
-    for name, group in table.groupby("config", sort=False):
-        row: dict[str, object] = {"config": name, "runs": len(group)}
-        for column in table.columns.difference(["run", "config", "seed", "status"], sort=False):
-            values = pd.Series(group[column], dtype=float).dropna()
-            if values.empty:
-                row[column] = "–"
-                continue
-            spread = f" ± {values.std():.3g}" if len(values) > 1 else ""
-            reached = f" ({len(values)} of {len(group)})" if len(values) < len(group) else ""
-            row[column] = f"{values.mean():.4g}{spread}{reached}"
-        rows.append(row)
-    return pd.DataFrame(rows)

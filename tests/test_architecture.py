@@ -21,7 +21,7 @@ LAYERS = """
     presets
     evaluation.decoding evaluation.protocols evaluation
     figures.curves figures
-    runs generation tables overrides cli
+    runs comparison generation tables overrides cli
 """
 """Every module, each below all that it may import."""
 ROOMS = LAYERS.split()

@@ -134,8 +134,8 @@ def test_presets_with_a_name_shows_the_config_and_every_tensor(ask):
 def test_train_says_where_the_run_is_and_what_to_do_next(ask):
     shown = ask(*TINY, "--name", "one")
     assert "runs/one-s0: finished at step 6" in shown
-    assert "interp-arith evaluate runs/one-s0" in shown
-    assert "interp-arith generate runs/one-s0 '" in shown
+    assert " evaluate runs/one-s0\n" in shown
+    assert " generate runs/one-s0 '" in shown
     run = load_run("runs/one-s0")
     assert (run.status, run.steps) == ("finished", [0, 1, 2, 4, 6])
     assert (run.config.task.p, run.config.model.d_model) == (7, 8)
@@ -143,7 +143,9 @@ def test_train_says_where_the_run_is_and_what_to_do_next(ask):
 
 def test_what_train_tells_to_do_next_works(ask, capsys):
     next_lines = ask(*TINY, "--name", "one").split("Next:")[1].splitlines()
-    commands = [shlex.split(line)[1:] for line in next_lines if "interp-arith " in line]
+    commands = [
+        shlex.split(line)[1:] for line in next_lines if " runs/one-s0" in line and "curves" not in line
+    ]
     assert [main(command) for command in commands] == [0, 0]
     assert capsys.readouterr().err == ""
 

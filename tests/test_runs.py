@@ -9,7 +9,7 @@ import pytest
 import torch
 from chaos.small_runs import differences, same_weights, small_config
 
-from interp_arith import runs
+from interp_arith import comparison, runs
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.runs import Run, evaluate, find_runs, load_config, load_run, train, train_seeds
@@ -304,13 +304,13 @@ class TestGivenSplit:
 
 class TestTables:
     def test_a_row_a_run_and_mean_and_deviation_over_seeds(self, folder):
-        table = runs.runs_table(find_runs(folder / "runs"))
+        table = comparison.runs_table(find_runs(folder / "runs"))
         assert list(table["run"]) == ["small-s0", "small-s1"]
         assert list(table["step"]) == [24, 24]
         for _, row in table.iterrows():
             last = load_run(folder / "runs" / row["run"]).metrics.iloc[-1]
             assert row["test_loss"] == last["test_loss"]
-        (over_seeds,) = runs.seeds_table(table).to_dict("records")
+        (over_seeds,) = comparison.seeds_table(table).to_dict("records")
         values = table["test_loss"]
         assert over_seeds["runs"] == 2
         assert over_seeds["test_loss"] == f"{values.mean():.4g} ± {values.std(ddof=1):.3g}"

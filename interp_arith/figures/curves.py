@@ -3,6 +3,7 @@
 Knows no run directory: a metrics table comes in, a figure or a page goes out.
 """
 
+import html
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -104,6 +105,8 @@ def write_html(figure: go.Figure, path: Path | None = None) -> str:
     page = figure.to_html(
         include_plotlyjs=True, full_html=True, config={"displaylogo": False, "responsive": True}
     )
+    title = html.escape(figure.layout.title.text or "interp_arith")
+    page = page.replace("<head>", f"<head><title>{title}</title>", 1)
     if path is not None:
         path.write_text(page, encoding="utf-8")
     return page

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from interp_arith.errors import RequestError
-from interp_arith.tasks.base import Questions, SampledTask, integer_questions
+from interp_arith.tasks.base import Questions, SampledTask, integer_questions, listed
 from interp_arith.tasks.sampling import Limits, SplitName, draw_of_split, generator
 from interp_arith.tasks.tokenizer import Vocabulary, characters
 
@@ -58,6 +58,7 @@ class Addition(SampledTask):
 
     def parse(self, questions: Questions) -> Int[np.ndarray, "batch operands"]:
         """Questions as [n, 2] integers; see Task.parse."""
+        questions = listed(questions)
         if isinstance(questions, np.ndarray | Tensor):
             pairs = integer_questions(questions, 2)
         else:

@@ -146,6 +146,11 @@ class SampledTask(Task, ABC):
         """n questions of a split, drawn from the generator, within the limits."""
 
 
+def listed(questions: Questions) -> Questions:
+    """The questions; a single string is a list of one."""
+    return [questions] if isinstance(questions, str) else questions
+
+
 def integer_questions(questions: np.ndarray | Tensor, operands: int) -> Int[np.ndarray, "batch operands"]:
     """An integer array of questions, its shape and type checked."""
     array = np.asarray(questions)

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from interp_arith.errors import RequestError
-from interp_arith.tasks.base import Questions, Task, integer_questions
+from interp_arith.tasks.base import Questions, Task, integer_questions, listed
 from interp_arith.tasks.sampling import SplitName, draw_split
 from interp_arith.tasks.tokenizer import Vocabulary, numbers
 
@@ -95,6 +95,7 @@ class PairTask(Task, ABC):
 
     def parse(self, questions: Questions) -> Int[np.ndarray, "batch operands"]:
         """Questions as [n, 2] integers; see Task.parse."""
+        questions = listed(questions)
         if isinstance(questions, np.ndarray | Tensor):
             pairs = integer_questions(questions, 2)
         else:

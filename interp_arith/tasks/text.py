@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from interp_arith.errors import RequestError
-from interp_arith.tasks.base import Questions, Task, integer_questions
+from interp_arith.tasks.base import Questions, Task, integer_questions, listed
 from interp_arith.tasks.sampling import SplitName
 from interp_arith.tasks.tokenizer import Vocabulary
 
@@ -50,6 +50,7 @@ class Text(Task):
 
     def parse(self, questions: Questions) -> Int[np.ndarray, "batch operands"]:
         """How many characters of the text each question gives."""
+        questions = listed(questions)
         if isinstance(questions, np.ndarray | Tensor):
             lengths = integer_questions(questions, 1)
         else:

@@ -131,8 +131,8 @@ def check(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
         )
     if not resume:
         raise RequestError(
-            f"{directory.path} exists already; add --resume to go on with it (a finished run is left as it is), "
-            "or give another --name"
+            f"{directory.path} exists already; add --resume to go on with it (in Python resume=True; a finished "
+            "run is left as it is), or give another --name"
         )
 
 

@@ -130,7 +130,7 @@ class RunConfig(Choice):
         if not sampled and not isinstance(self.curriculum, Everything):
             raise RequestError(
                 f"curriculum {self.curriculum.kind!r} limits what is drawn, and this run draws nothing; "
-                "use 'everything'"
+                "set curriculum.kind to everything"
             )
         if self.batch_size is not None and self.accumulation > self.batch_size:
             raise RequestError(

@@ -1,0 +1,48 @@
+"""Runs and seeds side by side, as tables; knows no files."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from interp_arith.runs import Run
+
+
+def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row a run: status, steps, milestones, the last losses and accuracies, seconds of training."""
+    rows = []
+    for run in runs:
+        info = run.info
+        summary = info.get("summary", {})
+        last = {
+            name: value
+            for name, value in summary.get("last", {}).items()
+            if name.endswith(("_loss", "_accuracy", "_exact_match")) and name != "batch_loss"
+            # one token an answer: exact match says nothing that accuracy does not
+            if not (name.endswith("_exact_match") and len(run.task.answer_positions) == 1)
+        }
+        marks = {name: value for name, value in summary.items() if name != "last"}
+        head = {"run": run.name, "config": run.config.name, "seed": run.config.seed, "status": run.status}
+        rows.append(
+            head | {"step": info.get("step")} | marks | last | {"seconds": info.get("training_seconds")}
+        )
+    return pd.DataFrame(rows)
+
+
+def seeds_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A runs_table over its seeds, finished runs alone: one row a config, every number the mean ± std (over n − 1).
+
+    A milestone that some runs did not reach says how many did.
+    """
+    rows = []
+    for name, group in table[table["status"] == "finished"].groupby("config", sort=False):
+        row: dict[str, object] = {"config": name, "runs": len(group)}
+        for column in table.columns.difference(["run", "config", "seed", "status"], sort=False):
+            values = pd.Series(group[column], dtype=float).dropna()
+            if values.empty:
+                row[column] = "–"
+                continue
+            spread = f" ± {values.std():.3g}" if len(values) > 1 else ""
+            reached = f" ({len(values)} of {len(group)})" if len(values) < len(group) else ""
+            row[column] = f"{values.mean():.4g}{spread}{reached}"
+        rows.append(row)
+    return pd.DataFrame(rows)
