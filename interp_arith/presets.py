@@ -130,7 +130,7 @@ def _table() -> dict[str, Preset]:
             "mod-add-113-fast",
             ModularArithmetic(p=113),
             "test accuracy ≥ 0.999 within 250 steps (most seeds)",
-            # A larger epsilon and clipping tame the spikes that follow memorization; the decay lets the weights settle.
+            # A larger epsilon and clipping tame the spikes after memorization; the decay lets the weights settle.
             model=ModelConfig(init_scale=0.5),
             optimizer=AdamW(learning_rate=1.4e-2, weight_decay=2.25, epsilon=3e-6),
             clip_norm=0.2,
