@@ -356,3 +356,14 @@ def test_a_damaged_run_is_left_out_by_name_and_the_others_are_listed(capsys, ask
     printed = capsys.readouterr()
     assert "interp-arith: runs/broken is left out: runs/broken/config.yaml: no YAML" in printed.err
     assert "mod-add-113-s0" in printed.out
+
+
+def test_train_says_why_it_stopped_early(ask):
+    stop = ("--stop.metric", "train_loss", "--stop.threshold", "100", "--stop.hold", "1")
+    assert "finished at step 0 (train loss reached 100)" in ask(*TINY, "--name", "early", *stop)
+
+
+def test_evaluate_says_which_step_and_where_it_keeps_what_it_found(ask, run):
+    shown = ask("evaluate", run, "--step", "2")
+    assert f"{run}, step 2\n" in shown
+    assert f"in {run}/evaluations/test-step-2.json" in shown

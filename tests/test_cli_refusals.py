@@ -144,8 +144,8 @@ def test_a_wrong_field_of_the_config(refused, options, complaint):
         assert complaint in refused(*TINY, *options.split())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_without_a_gpu(refused, run):
+def test_cuda_without_a_gpu(refused, run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "this machine has none that torch can use; take --device cpu" in refused(*TINY, "--device", "cuda")
     assert "device cuda" in refused("evaluate", run, "--device", "cuda")
     assert "precision fp16 needs a GPU; on a CPU take bf16 or fp32" in refused(*TINY, "--precision", "fp16")

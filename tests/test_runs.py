@@ -326,3 +326,28 @@ def test_a_failed_run_says_so_and_can_be_looked_into(tmp_path):
     assert run.model("last")
     assert run.model("best")
     assert "failed" in repr(run)
+    assert "<title>small-s0</title>" in (run.path / "curves.html").read_text(encoding="utf-8")
+
+
+def test_weights_trained_on_another_split_are_named(run, tmp_path):
+    config = small_config(init_from=str(run.path), name="second", budget={"steps": 1}).with_seed(5)
+    with pytest.warns(
+        UserWarning, match=r"some of the test questions here were trained on there; --seed 0 takes"
+    ):
+        train(config, out=tmp_path, **QUIET)
+
+
+def test_means_over_seeds_leave_out_what_is_not_finished():
+    columns = {
+        "run": ["a-s0", "a-s1"],
+        "config": ["a", "a"],
+        "seed": [0, 1],
+        "status": ["finished", "interrupted"],
+    }
+    table = comparison.seeds_table(pd.DataFrame(columns | {"step": [10, 4]}))
+    assert (table["runs"].tolist(), table["step"].tolist()) == ([1], ["10"])
+
+
+def test_a_single_string_is_a_list_of_one_question():
+    assert ModularArithmetic().tokens("23+45=").tolist() == [[23, 45, 113]]
+    assert Addition(n_digits=2).answer("23+45=").tolist() == [68]

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from interp_arith.errors import RequestError
-from interp_arith.tasks.base import Questions, SampledTask, integer_questions, listed
+from interp_arith.tasks.base import Questions, SampledTask, read_questions
 from interp_arith.tasks.sampling import Limits, SplitName, draw_of_split, generator
 from interp_arith.tasks.tokenizer import Vocabulary, characters
 
@@ -58,11 +58,7 @@ class Addition(SampledTask):
 
     def parse(self, questions: Questions) -> Int[np.ndarray, "batch operands"]:
         """Questions as [n, 2] integers; see Task.parse."""
-        questions = listed(questions)
-        if isinstance(questions, np.ndarray | Tensor):
-            pairs = integer_questions(questions, 2)
-        else:
-            pairs = np.array([self._parse_one(q) for q in questions], dtype=np.int64).reshape(-1, 2)
+        pairs = read_questions(questions, 2, self._parse_one)
         for a, b in pairs[((pairs < 0) | (pairs >= 10**self.n_digits)).any(axis=1)][:1]:
             raise RequestError(self._too_long(f"{a}+{b}="))
         return pairs

@@ -1,7 +1,7 @@
 """What a task is: vocabulary, questions, answers, answer positions, splits; knows no particular arithmetic."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,9 +146,14 @@ class SampledTask(Task, ABC):
         """n questions of a split, drawn from the generator, within the limits."""
 
 
-def listed(questions: Questions) -> Questions:
-    """The questions; a single string is a list of one."""
-    return [questions] if isinstance(questions, str) else questions
+def read_questions(
+    questions: Questions, operands: int, read_one: Callable[[str], tuple[int, ...]]
+) -> Int[np.ndarray, "batch operands"]:
+    """Questions as integers: an array checked, strings read one by one; a single string is a list of one."""
+    if isinstance(questions, np.ndarray | Tensor):
+        return integer_questions(questions, operands)
+    listed = [questions] if isinstance(questions, str) else questions
+    return np.array([read_one(question) for question in listed], dtype=np.int64).reshape(-1, operands)
 
 
 def integer_questions(questions: np.ndarray | Tensor, operands: int) -> Int[np.ndarray, "batch operands"]:

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from interp_arith.errors import RequestError
-from interp_arith.tasks.base import Questions, Task, integer_questions, listed
+from interp_arith.tasks.base import Questions, Task, read_questions
 from interp_arith.tasks.sampling import SplitName, draw_split
 from interp_arith.tasks.tokenizer import Vocabulary, numbers
 
@@ -95,11 +95,7 @@ class PairTask(Task, ABC):
 
     def parse(self, questions: Questions) -> Int[np.ndarray, "batch operands"]:
         """Questions as [n, 2] integers; see Task.parse."""
-        questions = listed(questions)
-        if isinstance(questions, np.ndarray | Tensor):
-            pairs = integer_questions(questions, 2)
-        else:
-            pairs = np.array([self._parse_one(q) for q in questions], dtype=np.int64).reshape(-1, 2)
+        pairs = read_questions(questions, 2, self._parse_one)
         for a, b in pairs[((pairs < 0) | (pairs >= self.n_elements)).any(axis=1)][:1]:
             raise RequestError(
                 f"question {a}{self.sign}{b}=: numbers must be from 0 to {self.n_elements - 1}; "

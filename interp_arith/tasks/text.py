@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from interp_arith.errors import RequestError
-from interp_arith.tasks.base import Questions, Task, integer_questions, listed
+from interp_arith.tasks.base import Questions, Task, read_questions
 from interp_arith.tasks.sampling import SplitName
 from interp_arith.tasks.tokenizer import Vocabulary
 
@@ -50,22 +50,19 @@ class Text(Task):
 
     def parse(self, questions: Questions) -> Int[np.ndarray, "batch operands"]:
         """How many characters of the text each question gives."""
-        questions = listed(questions)
-        if isinstance(questions, np.ndarray | Tensor):
-            lengths = integer_questions(questions, 1)
-        else:
-            for question in questions:
-                if not question or not self.text_to_learn.startswith(question):
-                    raise RequestError(
-                        f"question {question!r} is not how the text begins; "
-                        f"for example {self.text_to_learn[:4]!r}"
-                    )
-            lengths = np.array([[len(question)] for question in questions], dtype=np.int64).reshape(-1, 1)
+        lengths = read_questions(questions, 1, self._parse_one)
         if ((lengths < 1) | (lengths > self.n_ctx)).any():
             raise RequestError(f"a question gives 1 to {self.n_ctx} characters of the text")
         if len(np.unique(lengths)) > 1:
             raise RequestError("questions of different lengths do not stack; ask them one by one")
         return lengths
+
+    def _parse_one(self, question: str) -> tuple[int]:
+        if not question or not self.text_to_learn.startswith(question):
+            raise RequestError(
+                f"question {question!r} is not how the text begins; for example {self.text_to_learn[:4]!r}"
+            )
+        return (len(question),)
 
     def text(self, questions: Questions) -> list[str]:
         """The beginnings."""
