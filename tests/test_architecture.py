@@ -15,7 +15,7 @@ LAYERS = """
     errors shapes registry storage
     tasks.sampling tasks.tokenizer tasks.base tasks.pairs tasks.modular tasks.permutations tasks.addition tasks.text
     tasks tasks.sources tasks.scoring
-    models.positions models.config models.transformer models.lean models
+    models.positions models.config models.transformer models.lookup models.lean models
     training.optimizers training.schedules training.curricula training.config training.ensemble training.step
     training.checkpoints training.lanes training.signals training.sinks training.trainer training
     presets

@@ -1,12 +1,13 @@
 """The same blocks without hooks, answers only: the forward pass that training uses.
 
 A pure function of a parameter dict, with the names and shapes of the hooked model, so that it can be differentiated
-and mapped over seeds. In the last layer only the answer positions ask and pass through the MLP; every position is
-still attended to. Held equal to the hooked model by tests.
+and mapped over seeds. What enters the first attention depends on a token and its position alone, so it is computed
+once for each pair of the two and looked up. In the last layer only the answer positions ask and pass through the
+MLP; every position is still attended to. Held equal to the hooked model by tests.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from einops import rearrange
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp_arith.models.config import ModelConfig
+from interp_arith.models.lookup import one_hot_rows, row_products, row_sums, rows
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
 Parameters = Mapping[str, Tensor]
@@ -25,6 +27,8 @@ def answer_logits(
     parameters: Parameters,
     tokens: Int[Tensor, "batch pos"],
     answer_positions: Sequence[int],
+    *,
+    mapped: bool = False,
 ) -> Float[Tensor, "batch answer d_vocab_out"]:
     """Logits at the answer positions.
 
@@ -33,13 +37,10 @@ def answer_logits(
         parameters: trained parameters by name; biases that are not among them are zero.
         tokens: the input.
         answer_positions: where to read, ascending.
+        mapped: under `torch.vmap`, or on a GPU: look up by matrix products.
     """
-    W_E = parameters["embed.W_E"]
-    everywhere = torch.arange(tokens.shape[-1], device=tokens.device)
-    answers = everywhere[answer_positions[0] : answer_positions[-1] + 1]
-    # A product with one-hot rows: its gradient is a matrix product too, where that of indexing is a slow scatter.
-    one_hot = (tokens[..., None] == torch.arange(W_E.shape[0], device=tokens.device)).to(W_E.dtype)
-    residual = one_hot @ W_E + config.positions.embed(parameters, tokens)
+    everywhere, answers = range(tokens.shape[-1]), range(answer_positions[0], answer_positions[-1] + 1)
+    residual = None
     for layer in range(config.n_layers):
         queries = answers if layer == config.n_layers - 1 else everywhere
         block = {
@@ -47,23 +48,69 @@ def answer_logits(
             for name, p in parameters.items()
             if name.startswith(f"blocks.{layer}.")
         }
-        attended = _attention(config, block, _norm(config, block, "ln1", residual), queries)
-        residual = residual[..., queries[0] :, :][..., : len(queries), :] + attended
+        if residual is None:
+            residual, z = _first_attention(config, parameters, block, tokens, queries, mapped)
+        else:
+            z = _attend(*_project(config, block, residual, queries), queries)
+            residual = _at(residual, queries)
+        residual = residual + _output(block, z)
         if not config.attention_only:
             residual = residual + _mlp(config, block, _norm(config, block, "ln2", residual))
+    assert residual is not None  # there is a layer
     if config.final_norm:
         residual = _norm(config, parameters, "ln_final", residual)
-    logits = residual @ (W_E.T if config.tied else parameters["unembed.W_U"])
-    return _plus(logits, parameters, "unembed.b_U")
+    W_U = parameters["embed.W_E"] if config.tied else parameters["unembed.W_U"].mT
+    return functional.linear(residual, W_U, parameters.get("unembed.b_U"))
 
 
-def _plus(x: Tensor, parameters: Parameters, bias: str) -> Tensor:
-    return x + parameters[bias] if bias in parameters else x
+def _first_attention(
+    config: ModelConfig,
+    parameters: Parameters,
+    block: Parameters,
+    tokens: Int[Tensor, "batch pos"],
+    queries: range,
+    mapped: bool,
+) -> tuple[Float[Tensor, "batch query d_model"], Float[Tensor, "batch query head d_head"]]:
+    """The residual stream where the first layer asks, and what its heads read.
+
+    Embeddings, queries, keys and values are tables, one row for each pair of position and token.
+    """
+    W_E = parameters["embed.W_E"]
+    positions = config.positions.embed(parameters, tokens)
+    table = W_E + (positions[:, None] if isinstance(positions, Tensor) else positions)
+    table = table.expand(tokens.shape[1], *W_E.shape)
+    by_token = rearrange(table, "pos token d_model -> token pos d_model")
+    q, k, v = (
+        rearrange(x, "token pos head d_head -> pos token head d_head").to(W_E.dtype)
+        for x in _project(config, block, by_token, queries)
+    )
+    find = one_hot_rows if mapped else rows
+    residual, q = _together(find, [_at(table, queries, axis=0), q], _at(tokens, queries))
+    if len(queries) == 1 and not mapped:
+        k, v, seen = k[: queries.stop], v[: queries.stop], tokens[:, : queries.stop]
+        pattern = (row_products(q[:, 0], k, seen) / math.sqrt(q.shape[-1])).softmax(dim=1)
+        return residual, row_sums(pattern, v, seen)[:, None]
+    k, v = _together(find, [k, v], tokens)
+    return residual, _attend(q, k, v, queries)
+
+
+def _together(
+    find: Callable[[Tensor, Tensor], Tensor], tables: Sequence[Tensor], tokens: Int[Tensor, "batch pos"]
+) -> list[Tensor]:
+    """The same rows of several tables, [pos token *row] each, found at once: a look-up costs by the row."""
+    found = find(torch.cat([table.flatten(2) for table in tables], dim=-1), tokens)
+    parts = found.split([table.shape[2:].numel() for table in tables], dim=-1)
+    return [part.unflatten(-1, table.shape[2:]) for part, table in zip(parts, tables, strict=True)]
+
+
+def _at(x: Tensor, queries: range, axis: int = 1) -> Tensor:
+    """Where a layer asks."""
+    return x.narrow(axis, queries.start, len(queries))
 
 
 def _norm(
-    config: ModelConfig, parameters: Parameters, name: str, x: Float[Tensor, "batch pos d_model"]
-) -> Float[Tensor, "batch pos d_model"]:
+    config: ModelConfig, parameters: Parameters, name: str, x: Float[Tensor, "*axes d_model"]
+) -> Float[Tensor, "*axes d_model"]:
     if config.normalization == "none":
         return x
     width = x.shape[-1:]
@@ -74,45 +121,76 @@ def _norm(
     return functional.rms_norm(x, width, parameters[f"{name}.w"], config.norm_epsilon)
 
 
-def _attention(
-    config: ModelConfig,
-    block: Parameters,
-    x: Float[Tensor, "batch pos d_model"],
-    queries: Int[Tensor, " query"],
-) -> Float[Tensor, "batch query d_model"]:
-    positions = torch.arange(x.shape[-2], device=x.device)
-    asking = x[..., queries[0] :, :][..., : len(queries), :]
-    q = config.positions.rotate(_heads(asking, block, "Q"), queries)
+def _project(
+    config: ModelConfig, block: Parameters, residual: Float[Tensor, "batch pos d_model"], queries: range
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries where the layer asks, keys and values everywhere: [batch pos head d_head]."""
+    x = _norm(config, block, "ln1", residual)
+    positions = torch.arange(x.shape[1], device=x.device)
+    q = config.positions.rotate(_heads(_at(x, queries), block, "Q"), _at(positions, queries, axis=0))
     k = config.positions.rotate(_heads(x, block, "K"), positions)
-    v = _heads(x, block, "V")
-    scores = torch.einsum("...qhd,...khd->...hqk", q, k) / math.sqrt(config.head_width)
-    scores = scores.masked_fill(positions > queries[:, None], -torch.inf)
-    z = torch.einsum("...hqk,...khd->...qhd", scores.softmax(dim=-1), v)
-    W_O = rearrange(block["attn.W_O"], "head d_head d_model -> (head d_head) d_model")
-    return _plus(rearrange(z, "... head d_head -> ... (head d_head)") @ W_O, block, "attn.b_O")
+    return q, k, _heads(x, block, "V")
 
 
 def _heads(
     x: Float[Tensor, "batch pos d_model"], block: Parameters, which: str
 ) -> Float[Tensor, "batch pos head d_head"]:
-    W = block[f"attn.W_{which}"]
-    flat = x @ rearrange(W, "head d_model d_head -> d_model (head d_head)")
-    return _plus(
-        rearrange(flat, "... (head d_head) -> ... head d_head", head=W.shape[0]), block, f"attn.b_{which}"
+    W, b = block[f"attn.W_{which}"], block.get(f"attn.b_{which}")
+    flat = functional.linear(
+        x,
+        rearrange(W, "head d_model d_head -> (head d_head) d_model"),
+        None if b is None else rearrange(b, "head d_head -> (head d_head)"),
     )
+    return rearrange(flat, "batch pos (head d_head) -> batch pos head d_head", head=len(W))
+
+
+def _attend(
+    q: Float[Tensor, "batch query head d_head"],
+    k: Float[Tensor, "batch pos head d_head"],
+    v: Float[Tensor, "batch pos head d_head"],
+    queries: range,
+) -> Float[Tensor, "batch query head d_head"]:
+    scale = 1 / math.sqrt(q.shape[-1])
+    if len(queries) == 1:  # elementwise: products with matrices of one row are slow
+        k, v = k[:, : queries.stop], v[:, : queries.stop]
+        pattern = ((q * k).sum(dim=-1) * scale).softmax(dim=1)
+        return (pattern[..., None] * v).sum(dim=1, keepdim=True)
+    positions = torch.arange(k.shape[1], device=k.device)
+    later = positions > _at(positions, queries, axis=0)[:, None]
+    scores = torch.einsum("bqhd,bkhd->bhqk", q * scale, k).masked_fill(later, -torch.inf)
+    return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(dim=-1), v)
+
+
+def _output(
+    block: Parameters, z: Float[Tensor, "batch query head d_head"]
+) -> Float[Tensor, "batch query d_model"]:
+    W_O = rearrange(block["attn.W_O"], "head d_head d_model -> d_model (head d_head)")
+    return functional.linear(z.flatten(2), W_O, block.get("attn.b_O"))
 
 
 def _mlp(
-    config: ModelConfig, block: Parameters, x: Float[Tensor, "batch pos d_model"]
+    config: ModelConfig, block: Parameters, residual: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    activation = ACTIVATIONS[config.activation]
+    x = rearrange(residual, "batch pos d_model -> (batch pos) d_model")
     if config.gated:
         # TransformerLens adds the bias after the gate.
-        neurons = _plus(activation(x @ block["mlp.W_gate"]) * (x @ block["mlp.W_in"]), block, "mlp.b_in")
+        neurons = ACTIVATIONS[config.activation](x @ block["mlp.W_gate"]) * (x @ block["mlp.W_in"])
+        neurons = neurons + block["mlp.b_in"] if "mlp.b_in" in block else neurons
     else:
-        neurons = activation(_plus(x @ block["mlp.W_in"], block, "mlp.b_in"))
+        neurons = _activate(config, _linear(x, block, "mlp.W_in", "mlp.b_in"))
     for i in range(config.mlp_depth - 2):
-        neurons = activation(
-            _plus(neurons @ block[f"mlp.hidden.{i}.W_hidden"], block, f"mlp.hidden.{i}.b_hidden")
+        neurons = _activate(
+            config, _linear(neurons, block, f"mlp.hidden.{i}.W_hidden", f"mlp.hidden.{i}.b_hidden")
         )
-    return _plus(neurons @ block["mlp.W_out"], block, "mlp.b_out")
+    return _linear(neurons, block, "mlp.W_out", "mlp.b_out").view(residual.shape)
+
+
+def _linear(
+    x: Float[Tensor, "row in"], block: Parameters, weight: str, bias: str
+) -> Float[Tensor, "row out"]:
+    return functional.linear(x, block[weight].mT, block.get(bias))
+
+
+def _activate(config: ModelConfig, x: Float[Tensor, "row neuron"]) -> Float[Tensor, "row neuron"]:
+    """In place where the gradient allows it."""
+    return x.relu_() if config.activation == "relu" else ACTIVATIONS[config.activation](x)

@@ -46,10 +46,12 @@ def logits(
     are several times slower than single ones, and so a seed in an ensemble follows the seed alone to the bit.
     """
 
-    def one(parameters: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-        return answer_logits(config, parameters, tokens, answer_positions)
+    mapped = tokens.device.type != "cpu"
 
-    if tokens.device.type != "cpu":
+    def one(parameters: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+        return answer_logits(config, parameters, tokens, answer_positions, mapped=mapped)
+
+    if mapped:
         return torch.vmap(one)(dict(parameters), tokens)
     members = zip(*(p.unbind() for p in parameters.values()), strict=True)
     return torch.stack(

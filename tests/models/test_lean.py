@@ -6,8 +6,14 @@ from oracles import example_model_configs, random_weights
 from torch.func import functional_call, grad, vmap
 
 from interp_arith.models import ArithmeticTransformer, build_model
+from interp_arith.models.config import ModelConfig
 from interp_arith.models.lean import answer_logits
+from interp_arith.models.positions import POSITIONS
+from interp_arith.presets import preset, presets
 from interp_arith.tasks import Addition, ModularArithmetic, Text
+from interp_arith.tasks.base import SampledTask
+from interp_arith.tasks.scoring import cross_entropy
+from interp_arith.tasks.sources import make_source
 
 CONFIGS = example_model_configs()
 TASK = Addition(n_digits=2)
@@ -61,7 +67,7 @@ def test_stacked_parameters_give_what_each_member_gives_alone(config):
     stacked = {name: torch.stack([member[name].detach() for member in members]) for name in members[0]}
 
     def logits(parameters, tokens):
-        return answer_logits(config, parameters, tokens, TASK.answer_positions)
+        return answer_logits(config, parameters, tokens, TASK.answer_positions, mapped=True)
 
     together = vmap(logits, in_dims=(0, None))(stacked, TOKENS)
     each_its_own = vmap(logits)(stacked, torch.stack([TOKENS, TOKENS.flip(0), TOKENS]))
@@ -75,6 +81,46 @@ def test_stacked_parameters_give_what_each_member_gives_alone(config):
             member, torch.autograd.grad(scalar(alone), list(member.values())), strict=True
         ):
             assert torch.allclose(gradients[name][index], gradient, rtol=1e-3, atol=1e-3), name
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_lean_to_within_rounding_in_float32(name, mapped):
+    config = preset(name)
+    limits = config.task.limits if isinstance(config.task, SampledTask) else None
+    examples = make_source(config.task, 32, seed=0).batch(0, limits)
+    positions = config.task.answer_positions
+    model = build_model(config.model, config.task)
+    model.initialize(torch.Generator().manual_seed(0))
+    names, parameters = zip(*model.trained_parameters().items(), strict=True)
+    lean = answer_logits(
+        config.model, dict(zip(names, parameters, strict=True)), examples.tokens, positions, mapped=mapped
+    )
+    hooked = model(examples.tokens)[:, list(positions)]
+    assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
+    losses = (cross_entropy(out, examples.targets, examples.mask) for out in (lean, hooked))
+    lean_gradients, hooked_gradients = (torch.autograd.grad(loss, parameters) for loss in losses)
+    largest = max(float(gradient.abs().max()) for gradient in hooked_gradients)
+    for parameter, ours, theirs in zip(names, lean_gradients, hooked_gradients, strict=True):
+        # Without rotation a key bias has no gradient, but for rounding.
+        scale = largest if parameter.endswith("b_K") else float(theirs.abs().max())
+        assert (ours - theirs).abs().max() <= 1e-5 * scale, parameter
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_every_position_scheme_is_lean_with_one_query_and_with_many(positions):
+    for task in (TASK, ModularArithmetic(p=11)):
+        config = ModelConfig.model_validate(
+            {"positions": {"kind": positions}, "n_layers": 2, "normalization": "layer"}
+        )
+        model = double_model(config, task)
+        tokens = task.examples(["3+5=", "7+8="]).tokens
+        hooked = model(tokens)[:, list(task.answer_positions)]
+        for mapped in (False, True):
+            lean = answer_logits(
+                config, model.trained_parameters(), tokens, task.answer_positions, mapped=mapped
+            )
+            assert (lean - hooked).abs().max() <= 1e-9 * hooked.abs().max()
 
 
 def test_members_of_an_ensemble_differ():

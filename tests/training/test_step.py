@@ -149,7 +149,9 @@ class TestEnsemble:
         parameters, batch = stacked(small_config(model=model, task=task))
         positions = task.answer_positions
         loop = ensemble.logits(model, parameters, batch.tokens, positions)
-        mapped = torch.vmap(lambda p, t: answer_logits(model, p, t, positions))(parameters, batch.tokens)
+        mapped = torch.vmap(lambda p, t: answer_logits(model, p, t, positions, mapped=True))(
+            parameters, batch.tokens
+        )
         assert torch.allclose(mapped, loop, atol=1e-5)
 
     @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""Tables with a row for each pair of position and token: look-ups and their gradients; knows no transformer.
+
+A table is [pos token …]; tokens are [batch pos]. On a CPU the gradient of a table is added up row by row in one
+buffer: that of indexing by `torch` takes several times as long, and so does memory touched for the first time.
+Under `torch.vmap` and on a GPU a look-up is a matrix product, and so is its gradient.
+"""
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+
+def rows(
+    table: Float[Tensor, "pos token ..."], tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos ..."]:
+    """The row of each token at its position."""
+    return _Rows.apply(table.flatten(0, 1), _ids(table, tokens))
+
+
+def one_hot_rows(
+    table: Float[Tensor, "pos token ..."], tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos ..."]:
+    """`rows` as a product with one-hot vectors."""
+    one_hot = tokens[..., None] == torch.arange(table.shape[1], device=tokens.device)
+    return torch.einsum("bpt,pt...->bp...", one_hot.to(table.dtype), table)
+
+
+def row_products(
+    vectors: Float[Tensor, "batch head d_head"],
+    table: Float[Tensor, "pos token head d_head"],
+    tokens: Int[Tensor, "batch pos"],
+) -> Float[Tensor, "batch pos head"]:
+    """Each vector's product with the row of each position: Σ_d vector[b, h, d] · row[b, p, h, d]."""
+    return _RowProducts.apply(vectors, table.flatten(0, 1), _ids(table, tokens))
+
+
+def row_sums(
+    weights: Float[Tensor, "batch pos head"],
+    table: Float[Tensor, "pos token head d_head"],
+    tokens: Int[Tensor, "batch pos"],
+) -> Float[Tensor, "batch head d_head"]:
+    """The weighted sum of the rows: Σ_p weight[b, p, h] · row[b, p, h, d]."""
+    return _RowSums.apply(weights, table.flatten(0, 1), _ids(table, tokens))
+
+
+def _ids(table: Tensor, tokens: Tensor) -> Int[Tensor, "batch pos"]:
+    """Rows of the table flattened."""
+    n_pos, n_tokens = table.shape[:2]
+    return tokens + n_tokens * torch.arange(n_pos)
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.table_shape = table.shape
+        return _read(table, ids)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (ids,), (gradient,) = ctx.saved_tensors, gradients
+        return _add_up(gradient, ids, ctx.table_shape), None
+
+
+class _RowProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, table: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(vectors, table, ids)
+        return _products(vectors, table, ids)[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (vectors, table, ids), (gradient,) = ctx.saved_tensors, gradients
+        outer = gradient[..., None] * vectors[:, None]
+        return _sums(gradient, table, ids), _add_up(outer, ids, table.shape), None
+
+
+class _RowSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, table: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, table, ids)
+        return _sums(weights, table, ids)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (weights, table, ids), (gradient,) = ctx.saved_tensors, gradients
+        products, buffer = _products(gradient, table, ids)
+        outer = torch.mul(weights[..., None], gradient[:, None], out=buffer)
+        return products, _add_up(outer, ids, table.shape), None
+
+
+def _read(table: Float[Tensor, "entry ..."], ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos ..."]:
+    return functional.embedding(ids, table.flatten(1)).unflatten(-1, table.shape[1:])
+
+
+def _products(
+    vectors: Float[Tensor, "batch head d_head"],
+    table: Float[Tensor, "entry head d_head"],
+    ids: Int[Tensor, "batch pos"],
+) -> tuple[Float[Tensor, "batch pos head"], Float[Tensor, "batch pos head d_head"]]:
+    """The products, and the buffer they were made in."""
+    buffer = _read(table, ids)
+    return buffer.mul_(vectors[:, None]).sum(dim=-1), buffer
+
+
+def _sums(
+    weights: Float[Tensor, "batch pos head"],
+    table: Float[Tensor, "entry head d_head"],
+    ids: Int[Tensor, "batch pos"],
+) -> Float[Tensor, "batch head d_head"]:
+    n_heads = table.shape[1]
+    by_head = ids[:, None] * n_heads + torch.arange(n_heads)[:, None]
+    sums = functional.embedding_bag(
+        by_head.flatten(0, 1), table.flatten(0, 1), mode="sum", per_sample_weights=weights.mT.flatten(0, 1)
+    )
+    return rearrange(sums, "(batch head) d_head -> batch head d_head", head=n_heads)
+
+
+def _add_up(
+    values: Float[Tensor, "batch pos ..."], ids: Int[Tensor, "batch pos"], shape: torch.Size
+) -> Float[Tensor, "entry ..."]:
+    """Σ of the values that belong to each entry of a table of that shape."""
+    flat = values.flatten(0, 1).flatten(1)
+    return flat.new_zeros(shape[0], flat.shape[1]).index_add_(0, ids.flatten(), flat).view(shape)
