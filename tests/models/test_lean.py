@@ -120,7 +120,7 @@ def test_every_position_scheme_is_lean_with_one_query_and_with_many(positions):
             lean = answer_logits(
                 config, model.trained_parameters(), tokens, task.answer_positions, mapped=mapped
             )
-            assert (lean - hooked).abs().max() <= 1e-9 * hooked.abs().max()
+            assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
 
 
 def test_members_of_an_ensemble_differ():
