@@ -59,9 +59,10 @@ def _characters(operation: str, p: int, layers: int) -> Preset:
         name=f"char-{name}-{p}-{layers}l",
         task=task,
         model=_CHARACTER_MODEL.model_copy(update={"n_layers": layers}),
-        optimizer=AdamW(learning_rate=1e-3, weight_decay=1.0),
-        schedule=_WARM,
-        budget=Budget(steps=20_000),
+        optimizer=AdamW(learning_rate=1e-3, weight_decay=0.3),
+        # At a constant rate the noise of small batches keeps the last few percent away.
+        schedule=Cosine(warmup_steps=10, final_fraction=0.02),
+        budget=Budget(steps=8_000),
         stop=StopRule(metric="test_exact_match", threshold=0.99),
         checkpoints=CheckpointPlan(every=500, best_metric="val_exact_match", state_every=500),
         batch_size=64,
@@ -129,12 +130,13 @@ def _table() -> dict[str, Preset]:
         _modular(
             "mod-add-113-fast",
             ModularArithmetic(p=113),
-            "test accuracy ≥ 0.999 within 250 steps (most seeds)",
+            "test accuracy ≥ 0.999 within 250 steps, for good",
             # A larger epsilon and clipping tame the spikes after memorization; the decay lets the weights settle.
-            model=ModelConfig(init_scale=0.5),
+            # With ReLU one seed in ten stays just below; GELU's are through.
+            model=ModelConfig(activation="gelu", init_scale=0.5),
             optimizer=AdamW(learning_rate=1.4e-2, weight_decay=2.25, epsilon=3e-6),
             clip_norm=0.2,
-            schedule=Decay(warmup_steps=10, start_fraction=0.8, final_fraction=0.05),
+            schedule=Decay(warmup_steps=10, start_fraction=0.7, final_fraction=0.02),
             budget=Budget(steps=250),
             stop=StopRule(),
             evaluate_every=5,
@@ -167,6 +169,7 @@ def _table() -> dict[str, Preset]:
                 task=ModularArithmetic(
                     p=97, operation="divide", format="characters", train_fraction=0.7, val_fraction=0.15
                 ),
+                optimizer=AdamW(learning_rate=1e-3, weight_decay=1.0),
                 batch_size=512,
             ),
             "test exact match ≥ 0.99",

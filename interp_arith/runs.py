@@ -1,7 +1,7 @@
 """Run: a run directory, typed; and the calls that make, find, train and evaluate runs."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from interp_arith.tasks.pairs import PairTask
 from interp_arith.tasks.sources import question_sets
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import fresh_weights
+from interp_arith.training.machine import pick_device
 from interp_arith.training.sinks import TRACKERS, LiveTable, Sink, make_tracker
 from interp_arith.training.trainer import Trainer
 
@@ -213,8 +214,9 @@ def train(
         Interrupted: SIGINT or SIGTERM; everything is saved.
         WorkError: the loss is not finite, or the disk is full; what was saved stands.
     """
-    seeds = None if seed is None else [seed]
-    return _train(config, seeds, out, name, device, resume, track, progress)[0]
+    config = _named(config, name)
+    configs = [config if seed is None else config.with_seed(seed)]
+    return train_configs(configs, out, device, resume, track, progress)[0]
 
 
 def train_seeds(
@@ -228,43 +230,44 @@ def train_seeds(
     progress: bool = True,
 ) -> list[Run]:
     """Train several seeds together, in one process; each gets its own run. See train."""
-    return _train(config, list(seeds), out, name, device, resume, track, progress)
-
-
-def _train(
-    config: RunConfig | str,
-    seeds: list[int] | None,
-    out: str | Path,
-    name: str | None,
-    device: str,
-    resume: bool,
-    track: str | None,
-    progress: bool,
-) -> list[Run]:
-    config = preset(config) if isinstance(config, str) else config
-    if name is not None:
-        config = config.replace(name=name)
-    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+    config, seeds = _named(config, name), list(seeds)
+    if not seeds or len(set(seeds)) < len(seeds):
         raise RequestError(f"seeds: given {seeds}; allowed: one or more different whole numbers")
+    return train_configs([config.with_seed(seed) for seed in seeds], out, device, resume, track, progress)
+
+
+def train_configs(
+    configs: Sequence[RunConfig],
+    out: str | Path = "runs",
+    device: str = "auto",
+    resume: bool = False,
+    track: str | None = None,
+    progress: bool = True,
+) -> list[Run]:
+    """Train runs of one `RunConfig.stack_key` together: seeds, or variants of rates or train share. See train.
+
+    Where a GPU's memory does not hold them all, one half trains after the other, with a warning.
+    """
+    if not configs:
+        raise RequestError("no config is given; give one or more")
     if track is not None and track not in TRACKERS:
         raise unknown("tracker", track, TRACKERS)
-    configs = [config] if seeds is None else [config.with_seed(seed) for seed in seeds]
-    directories = [RunDirectory(Path(out) / c.run_name) for c in configs]
+    directories = [RunDirectory(Path(out) / config.run_name) for config in configs]
 
     def open_sinks(total_steps: int) -> list[Sink]:
         sinks: list[Sink] = []
         if track is not None:
             plain = {d.name: c.plain() for c, d in zip(configs, directories, strict=True)}
             folders = {d.name: d.tracker_folder for d in directories}
-            sinks.append(make_tracker(track, plain, folders, config.name))
+            sinks.append(make_tracker(track, plain, folders, configs[0].name))
         if progress:
-            sinks.append(LiveTable([d.name for d in directories], total_steps, config.name))
+            sinks.append(LiveTable([d.name for d in directories], total_steps, configs[0].name))
         return sinks
 
     trainer = Trainer(
         configs,
         directories,
-        pick_device(device, config.precision),
+        pick_device(device, configs[0].precision),
         open_sinks=open_sinks,
         resume=resume,
         initial_weights=_initial_weights(configs[0], directories),
@@ -272,11 +275,32 @@ def _train(
     )
     try:
         trainer.run()
+        return _draw_curves(directories)
+    except torch.OutOfMemoryError as error:
+        if len(configs) == 1:
+            raise WorkError(
+                f"{directories[0].name} does not fit into memory by itself; give a batch_size, or accumulation > 1"
+            ) from error
     except WorkError:
         with suppress(WorkError):  # a full disk takes no picture either
             _draw_curves(directories)
         raise
-    return _draw_curves(directories)
+    del trainer  # and with it what filled the memory
+    half = (len(configs) + 1) // 2
+    warnings.warn(
+        f"{len(configs)} runs do not fit into memory together; {half} train first, then the rest",
+        stacklevel=2,
+    )
+    return [
+        run
+        for part in (configs[:half], configs[half:])
+        for run in train_configs(part, out, device, True, track, progress)
+    ]
+
+
+def _named(config: RunConfig | str, name: str | None) -> RunConfig:
+    config = preset(config) if isinstance(config, str) else config
+    return config if name is None else config.replace(name=name)
 
 
 def _draw_curves(directories: Iterable[RunDirectory]) -> list[Run]:
@@ -337,22 +361,6 @@ def parse_step(step: str) -> Step:
     if not step.isdecimal():
         raise RequestError(f"step {step!r}; allowed: a whole number, 'last' or 'best'")
     return int(step)
-
-
-def pick_device(name: str, precision: str = "fp32") -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one.
-
-    Raises:
-        RequestError: no such device here, or one that cannot do the precision.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise unknown("device", name, ("auto", "cpu", "cuda"))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RequestError("device cuda: this machine has none that torch can use; take --device cpu")
-    chosen = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-    if precision == "fp16" and chosen.type != "cuda":
-        raise RequestError("precision fp16 needs a GPU; on a CPU take bf16 or fp32")
-    return chosen
 
 
 def evaluate(

@@ -60,7 +60,7 @@ def answer_logits(
     if config.final_norm:
         residual = _norm(config, parameters, "ln_final", residual)
     W_U = parameters["embed.W_E"] if config.tied else parameters["unembed.W_U"].mT
-    return functional.linear(residual, W_U, parameters.get("unembed.b_U"))
+    return _linear(residual, W_U, parameters.get("unembed.b_U"))
 
 
 def _first_attention(
@@ -136,12 +136,8 @@ def _heads(
     x: Float[Tensor, "batch pos d_model"], block: Parameters, which: str
 ) -> Float[Tensor, "batch pos head d_head"]:
     W, b = block[f"attn.W_{which}"], block.get(f"attn.b_{which}")
-    flat = functional.linear(
-        x,
-        rearrange(W, "head d_model d_head -> (head d_head) d_model"),
-        None if b is None else rearrange(b, "head d_head -> (head d_head)"),
-    )
-    return rearrange(flat, "batch pos (head d_head) -> batch pos head d_head", head=len(W))
+    flat = rearrange(W, "head d_model d_head -> (head d_head) d_model")
+    return _linear(x, flat, None if b is None else b.flatten()).unflatten(-1, (len(W), -1))
 
 
 def _attend(
@@ -165,32 +161,29 @@ def _output(
     block: Parameters, z: Float[Tensor, "batch query head d_head"]
 ) -> Float[Tensor, "batch query d_model"]:
     W_O = rearrange(block["attn.W_O"], "head d_head d_model -> d_model (head d_head)")
-    return functional.linear(z.flatten(2), W_O, block.get("attn.b_O"))
+    return _linear(z.flatten(2), W_O, block.get("attn.b_O"))
 
 
 def _mlp(
-    config: ModelConfig, block: Parameters, residual: Float[Tensor, "batch pos d_model"]
+    config: ModelConfig, block: Parameters, x: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    x = rearrange(residual, "batch pos d_model -> (batch pos) d_model")
+    activation = ACTIVATIONS[config.activation]
     if config.gated:
         # TransformerLens adds the bias after the gate.
-        neurons = ACTIVATIONS[config.activation](x @ block["mlp.W_gate"]) * (x @ block["mlp.W_in"])
-        neurons = neurons + block["mlp.b_in"] if "mlp.b_in" in block else neurons
+        gate, neurons = _linear(x, block["mlp.W_gate"].mT), _linear(x, block["mlp.W_in"].mT)
+        neurons = activation(gate) * neurons + block.get("mlp.b_in", 0.0)
     else:
-        neurons = _activate(config, _linear(x, block, "mlp.W_in", "mlp.b_in"))
+        neurons = activation(_linear(x, block["mlp.W_in"].mT, block.get("mlp.b_in")))
     for i in range(config.mlp_depth - 2):
-        neurons = _activate(
-            config, _linear(neurons, block, f"mlp.hidden.{i}.W_hidden", f"mlp.hidden.{i}.b_hidden")
-        )
-    return _linear(neurons, block, "mlp.W_out", "mlp.b_out").view(residual.shape)
+        W, b = block[f"mlp.hidden.{i}.W_hidden"], block.get(f"mlp.hidden.{i}.b_hidden")
+        neurons = activation(_linear(neurons, W.mT, b))
+    return _linear(neurons, block["mlp.W_out"].mT, block.get("mlp.b_out"))
 
 
 def _linear(
-    x: Float[Tensor, "row in"], block: Parameters, weight: str, bias: str
-) -> Float[Tensor, "row out"]:
-    return functional.linear(x, block[weight].mT, block.get(bias))
-
-
-def _activate(config: ModelConfig, x: Float[Tensor, "row neuron"]) -> Float[Tensor, "row neuron"]:
-    """In place where the gradient allows it."""
-    return x.relu_() if config.activation == "relu" else ACTIVATIONS[config.activation](x)
+    x: Float[Tensor, "batch pos in"],
+    weight: Float[Tensor, "out in"],
+    bias: Float[Tensor, " out"] | None = None,
+) -> Float[Tensor, "batch pos out"]:
+    """One product of two matrices: with leading axes `torch` would choose by whether a gradient is wanted."""
+    return functional.linear(x.flatten(0, 1), weight, bias).unflatten(0, x.shape[:2])

@@ -38,8 +38,18 @@ def cross_entropy(
     loss: LossName = "softmax",
 ) -> Float[Tensor, "*seed"]:
     """Mean cross-entropy over the answer tokens where the mask is set: nats per answer token, in float64."""
+    return total_cross_entropy(logits, targets, mask, loss) / mask.sum(dim=(-2, -1))
+
+
+def total_cross_entropy(
+    logits: Float[Tensor, "*seed batch answer d_vocab_out"],
+    targets: Int[Tensor, "*seed batch answer"],
+    mask: Bool[Tensor, "*seed batch answer"],
+    loss: LossName = "softmax",
+) -> Float[Tensor, "*seed"]:
+    """Sum of the cross-entropy over the answer tokens where the mask is set: nats, in float64."""
     right = LOG_PROBABILITIES[loss](logits).gather(-1, targets[..., None])[..., 0]
-    return -(right * mask).sum(dim=(-2, -1)) / mask.sum(dim=(-2, -1))
+    return -(right * mask).sum(dim=(-2, -1))
 
 
 def token_hits(
@@ -59,8 +69,12 @@ def accuracy(
 def exact_match(
     hits: Bool[Tensor, "*seed batch answer"], mask: Bool[Tensor, "*seed batch answer"]
 ) -> Float[Tensor, "*seed"]:
-    """Share of the questions with every masked answer token right (as under greedy decoding)."""
-    return (hits | ~mask).all(dim=-1).double().mean(dim=-1)
+    """Share of the questions with every masked answer token right (as under greedy decoding).
+
+    A question without a masked token is none.
+    """
+    is_question = mask.any(dim=-1)
+    return ((hits | ~mask).all(dim=-1) & is_question).sum(dim=-1).double() / is_question.sum(dim=-1)
 
 
 def accuracy_per_digit(

@@ -1,5 +1,6 @@
 """RunConfig: task + model + optimizer + schedule + curriculum + budget; what a run is, before it runs."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -146,6 +147,16 @@ class RunConfig(Choice):
     def with_seed(self, seed: int) -> "RunConfig":
         """The same run with another seed: other weights, other split, other draws."""
         return self.replace(seed=seed, task=self.task.with_seed(seed))
+
+    def stack_key(self) -> str:
+        """What runs must share to train together in one stack: all but name, seeds, rates and train share."""
+        free = dict.fromkeys(self.optimizer.RATES, 0.0)
+        plain = self.plain() | {"name": "", "seed": 0}
+        plain["optimizer"] |= free
+        plain["task"] |= {name: 0 for name in ("seed", "train_fraction") if name in plain["task"]}
+        if self.budget.epochs is not None:  # then the share says how many steps there are
+            plain["task"]["train_fraction"] = getattr(self.task, "train_fraction", None)
+        return json.dumps(plain, sort_keys=True)
 
     def replace(self, **fields: Any) -> "RunConfig":
         """A copy with other fields, checked again; nested ones are given as mappings or as choices."""

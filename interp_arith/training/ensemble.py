@@ -9,6 +9,7 @@ from functools import reduce
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.lean import answer_logits
@@ -23,15 +24,25 @@ def stack(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([member[name] for member in members]) for name in members[0]}
 
 
+def join(stacks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Stacks one after the other, as one."""
+    return {name: torch.cat([each[name] for each in stacks]) for name in stacks[0]}
+
+
 def member(stacked: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
     """One seed's tensors, copied to the CPU."""
     return {name: tensor[index].detach().cpu().clone() for name, tensor in stacked.items()}
 
 
 def stack_examples(members: Sequence[Examples], device: torch.device) -> Examples:
-    """Examples of every seed, with a leading seed axis."""
-    fields = ([getattr(m, name) for m in members] for name in ("tokens", "targets", "mask"))
-    return Examples(*(torch.stack(field).to(device) for field in fields))
+    """Examples of every seed, with a leading seed axis; where one has fewer, rows that count nowhere."""
+    longest = max(len(m.tokens) for m in members)
+
+    def stacked(field: str) -> Tensor:
+        rows = (getattr(m, field) for m in members)
+        return torch.stack([functional.pad(x, (0, 0, 0, longest - len(x))) for x in rows]).to(device)
+
+    return Examples(stacked("tokens"), stacked("targets"), stacked("mask"))
 
 
 def logits(
@@ -72,7 +83,7 @@ def score(
         part = slice(start, start + _ROWS_AT_ONCE)
         out = logits(config, parameters, examples.tokens[:, part], answer_positions)
         targets, mask = examples.targets[:, part], examples.mask[:, part]
-        loss.append(scoring.cross_entropy(out, targets, mask) * mask.sum(dim=(-2, -1)))
+        loss.append(scoring.total_cross_entropy(out, targets, mask))
         hits.append(scoring.token_hits(out, targets))
     all_hits = torch.cat(hits, dim=1)
     return {

@@ -5,7 +5,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from einops import rearrange
@@ -18,27 +18,41 @@ from interp_arith.registry import Choice, Registry
 
 Stacked = Mapping[str, Float[Tensor, "seed ..."]]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Number = float | Tensor
+"""A step or a multiplier; a tensor where the update is recorded once and replayed (on a GPU)."""
 
 
 class Optimizer(Choice, ABC):
     """A rule that turns gradients into new parameters, each seed by itself; all use AdamW somewhere.
 
     The state is a flat dict ("exp_avg/blocks.0.mlp.W_in") whose tensors all keep the leading `seed` axis, so that
-    one seed's state is a slice of it. Gradients are only read.
+    one seed's state is a slice of it. Each seed's rates (the fields in `RATES`) are part of it, in float64, so that
+    variants train side by side and a recorded step reads them where they are. Gradients are only read.
     """
+
+    RATES: ClassVar[tuple[str, ...]] = ("learning_rate", "weight_decay")
 
     learning_rate: PositiveFloat = 1e-3
     betas: tuple[Share, Share] = (0.9, 0.98)
     epsilon: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 1.0
 
-    @abstractmethod
+    @final
     def initial_state(self, parameters: Stacked) -> dict[str, Tensor]:
-        """The state before the first update: zeros."""
+        """The state before the first update: the rates, and zeros."""
+        some = next(iter(parameters.values()))
+        rates = {
+            name: some.new_full((len(some),), getattr(self, name), dtype=torch.float64) for name in self.RATES
+        }
+        return rates | self.moments(parameters)
+
+    @abstractmethod
+    def moments(self, parameters: Stacked) -> dict[str, Tensor]:
+        """What is averaged over the updates: zeros."""
 
     @abstractmethod
     def update(
-        self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: int, multiplier: float
+        self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: Number, multiplier: Number
     ) -> None:
         """Update `step` (from 1), in place; `multiplier` in [0, 1] scales the learning rates."""
 
@@ -48,13 +62,13 @@ class AdamW(Optimizer):
 
     kind: Literal["adamw"] = "adamw"
 
-    def initial_state(self, parameters: Stacked) -> dict[str, Tensor]:
+    def moments(self, parameters: Stacked) -> dict[str, Tensor]:
         return zeros(parameters, "exp_avg", "exp_avg_sq")
 
     def update(
-        self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: int, multiplier: float
+        self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: Number, multiplier: Number
     ) -> None:
-        adamw_update(self, parameters, gradients, state, step, self.learning_rate * multiplier)
+        adamw_update(self, parameters, gradients, state, step, state["learning_rate"] * multiplier)
 
 
 class Muon(Optimizer):
@@ -78,16 +92,18 @@ class Muon(Optimizer):
     weight_decay: NonNegativeFloat = 0.1
     adamw_learning_rate: PositiveFloat = 1e-3
 
-    def initial_state(self, parameters: Stacked) -> dict[str, Tensor]:
+    RATES: ClassVar[tuple[str, ...]] = ("learning_rate", "weight_decay", "adamw_learning_rate")
+
+    def moments(self, parameters: Stacked) -> dict[str, Tensor]:
         matrices, rest = split_matrices(parameters)
         return zeros(matrices, "momentum") | zeros(rest, "exp_avg", "exp_avg_sq")
 
     @torch.no_grad()
     def update(
-        self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: int, multiplier: float
+        self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: Number, multiplier: Number
     ) -> None:
         matrices, rest = split_matrices(parameters)
-        adamw_update(self, rest, gradients, state, step, self.adamw_learning_rate * multiplier)
+        adamw_update(self, rest, gradients, state, step, state["adamw_learning_rate"] * multiplier)
         if not matrices:
             return
         slopes = [gradients[name] for name in matrices]
@@ -95,10 +111,12 @@ class Muon(Optimizer):
         torch._foreach_lerp_(momenta, slopes, 1 - self.momentum)
         directions = torch._foreach_lerp(slopes, momenta, self.momentum) if self.nesterov else momenta
         steepest = orthogonalize_together(directions, self.newton_schulz_steps)
-        rate = self.learning_rate * multiplier
-        torch._foreach_mul_(list(matrices.values()), 1 - rate * self.weight_decay)
-        for weight, direction in zip(matrices.values(), steepest, strict=True):
-            weight.add_(direction, alpha=-rate * math.sqrt(max(1, weight.shape[-2] / weight.shape[-1])))
+        rate = state["learning_rate"] * multiplier
+        weights = list(matrices.values())
+        scale_seeds(weights, 1 - rate * state["weight_decay"])
+        for weight, direction in zip(weights, steepest, strict=True):
+            wide = math.sqrt(max(1, weight.shape[-2] / weight.shape[-1]))
+            weight.sub_(direction * seed_factors(rate * wide, weight))
 
 
 class Grokfast(Optimizer):
@@ -114,19 +132,20 @@ class Grokfast(Optimizer):
     alpha: Share = 0.98
     amplification: NonNegativeFloat = 2.0
 
-    def initial_state(self, parameters: Stacked) -> dict[str, Tensor]:
+    def moments(self, parameters: Stacked) -> dict[str, Tensor]:
         return zeros(parameters, "gradient_average", "exp_avg", "exp_avg_sq")
 
     @torch.no_grad()
     def update(
-        self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: int, multiplier: float
+        self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: Number, multiplier: Number
     ) -> None:
         slopes = [gradients[name] for name in parameters]
         averages = [state[f"gradient_average/{name}"] for name in parameters]
-        torch._foreach_lerp_(averages, slopes, 1 - self.alpha if step > 1 else 1.0)
+        is_first = not isinstance(step, Tensor) and step == 1  # a recorded update is never the first
+        torch._foreach_lerp_(averages, slopes, 1.0 if is_first else 1 - self.alpha)
         amplified = torch._foreach_add(slopes, averages, alpha=self.amplification)
         filtered = dict(zip(parameters, amplified, strict=True))
-        adamw_update(self, parameters, filtered, state, step, self.learning_rate * multiplier)
+        adamw_update(self, parameters, filtered, state, step, state["learning_rate"] * multiplier)
 
 
 class OrthoGrad(Optimizer):
@@ -137,15 +156,15 @@ class OrthoGrad(Optimizer):
 
     kind: Literal["orthograd"] = "orthograd"
 
-    def initial_state(self, parameters: Stacked) -> dict[str, Tensor]:
+    def moments(self, parameters: Stacked) -> dict[str, Tensor]:
         return zeros(parameters, "exp_avg", "exp_avg_sq")
 
     @torch.no_grad()
     def update(
-        self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: int, multiplier: float
+        self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: Number, multiplier: Number
     ) -> None:
         projected = {name: orthogonal_gradient(p, gradients[name]) for name, p in parameters.items()}
-        adamw_update(self, parameters, projected, state, step, self.learning_rate * multiplier)
+        adamw_update(self, parameters, projected, state, step, state["learning_rate"] * multiplier)
 
 
 OPTIMIZERS: Registry[Optimizer] = Registry("optimizer", AdamW, Muon, Grokfast, OrthoGrad)
@@ -164,28 +183,48 @@ def split_matrices(parameters: Stacked) -> tuple[dict[str, Tensor], dict[str, Te
 
 @torch.no_grad()
 def adamw_update(
-    choice: Optimizer, parameters: Stacked, gradients: Stacked, state: Stacked, step: int, rate: float
+    choice: Optimizer,
+    parameters: Stacked,
+    gradients: Stacked,
+    state: Stacked,
+    step: Number,
+    rate: Float[Tensor, " seed"],
 ) -> None:
     """One AdamW update in place at rate η, in one `_foreach` call per operation for all tensors together.
 
         θ ← (1 − ηλ)θ;   m ← β₁m + (1−β₁)g;   v ← β₂v + (1−β₂)g²
         θ ← θ − η/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
 
-    β, ε and λ (weight decay) are the choice's. Source: Loshchilov and Hutter 2019, Algorithm 2.
+    β and ε are the choice's; each seed has its own η and λ (weight decay). Source: Loshchilov and Hutter 2019,
+    Algorithm 2.
     """
     if not parameters:
         return
     (beta1, beta2), weights = choice.betas, list(parameters.values())
     slopes = [gradients[name] for name in parameters]
     first, second = ([state[f"{q}/{name}"] for name in parameters] for q in ("exp_avg", "exp_avg_sq"))
-    torch._foreach_mul_(weights, 1 - rate * choice.weight_decay)
+    scale_seeds(weights, 1 - rate * state["weight_decay"])
     torch._foreach_lerp_(first, slopes, 1 - beta1)
     torch._foreach_mul_(second, beta2)
     torch._foreach_addcmul_(second, slopes, slopes, 1 - beta2)
     scale = torch._foreach_sqrt(second)
-    torch._foreach_div_(scale, math.sqrt(1 - beta2**step))
+    torch._foreach_div_(scale, (1 - beta2**step) ** 0.5)
     torch._foreach_add_(scale, choice.epsilon)
-    torch._foreach_addcdiv_(weights, first, scale, -rate / (1 - beta1**step))
+    moves = list(torch._foreach_div(first, scale))
+    scale_seeds(moves, rate / (1 - beta1**step))
+    torch._foreach_sub_(weights, moves)
+
+
+def seed_factors(
+    factors: Float[Tensor, " seed"], like: Float[Tensor, "seed ..."]
+) -> Float[Tensor, "seed ..."]:
+    """A factor for each seed, shaped and typed to multiply a stacked tensor."""
+    return factors.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+def scale_seeds(tensors: list[Tensor], factors: Float[Tensor, " seed"]) -> None:
+    """Multiply every stacked tensor in place, each seed by its own factor."""
+    torch._foreach_mul_(tensors, [seed_factors(factors, tensor) for tensor in tensors])
 
 
 def orthogonalize(matrices: Float[Tensor, "batch row col"], steps: int) -> Float[Tensor, "batch row col"]:
@@ -203,7 +242,16 @@ def orthogonalize(matrices: Float[Tensor, "batch row col"], steps: int) -> Float
 
 
 def orthogonalize_together(stacks: Sequence[Tensor], steps: int) -> list[Tensor]:
-    """`orthogonalize` each tensor's last two axes; matrices of one size, either way up, share a batch."""
+    """`orthogonalize` each tensor's last two axes; matrices of one size, either way up, share a batch.
+
+    On a CPU only those of one seed do: how bfloat16 rounds depends on the size of the batch.
+    """
+    if stacks[0].device.type == "cpu" and len(stacks[0]) > 1:
+        alone = (
+            orthogonalize_together([stack[i : i + 1] for stack in stacks], steps)
+            for i in range(len(stacks[0]))
+        )
+        return [torch.cat(parts) for parts in zip(*alone, strict=True)]
     wide = [stack.mT if stack.shape[-2] > stack.shape[-1] else stack for stack in stacks]
     results = list(wide)
     for size in {stack.shape[-2:] for stack in wide}:
@@ -247,5 +295,5 @@ def clip_by_norm(gradients: Stacked, max_norm: float) -> Float[Tensor, " seed"]:
         raise RequestError(f"max_norm is {max_norm}; it must be positive, or do not clip")
     norms, values = global_norm(gradients), list(gradients.values())
     scale = (max_norm / (norms + 1e-6)).clamp(max=1)
-    torch._foreach_mul_(values, [scale.reshape(-1, *[1] * (value.ndim - 1)) for value in values])
+    scale_seeds(values, scale)
     return norms

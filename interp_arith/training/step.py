@@ -12,7 +12,7 @@ from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Examples
 from interp_arith.training import ensemble
 from interp_arith.training.config import RunConfig
-from interp_arith.training.optimizers import clip_by_norm, global_norm
+from interp_arith.training.optimizers import Number, clip_by_norm, global_norm
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SCALE, _GOOD_STEPS = "loss_scale", "good_steps"
@@ -63,8 +63,8 @@ def update(
     batch: Examples,
     answer_positions: Sequence[int],
     *,
-    step: int,
-    multiplier: float,
+    step: Number,
+    multiplier: Number,
 ) -> StepReport:
     """Make update number `step` (from 1) in place, each seed by itself.
 
@@ -101,8 +101,7 @@ def _gradients(
     for tokens, targets, mask in zip(*_parts(batch, config.accumulation), strict=True):
         with _precision(config, tokens.device):
             out = ensemble.logits(config.model, leaves, tokens, answer_positions)
-        share = mask.sum(dim=(-2, -1)) / total
-        loss = scoring.cross_entropy(out, targets, mask, config.loss) * share
+        loss = scoring.total_cross_entropy(out, targets, mask, config.loss) / total
         wanted = (loss if scale is None else loss * scale).sum()
         parts = torch.autograd.grad(wanted, list(leaves.values()))
         sums = list(parts) if sums is None else torch._foreach_add(sums, parts)
@@ -132,8 +131,8 @@ def _update_where_finite(
     gradients: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     finite: Bool[Tensor, " seed"],
-    step: int,
-    multiplier: float,
+    step: Number,
+    multiplier: Number,
 ) -> None:
     """Update the seeds whose gradients are finite; the others skip the step and halve their loss scale.
 

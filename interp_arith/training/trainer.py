@@ -7,12 +7,12 @@ from contextlib import ExitStack, suppress
 import torch
 from torch import Tensor
 
-from interp_arith.errors import WorkError
+from interp_arith.errors import RequestError, WorkError
 from interp_arith.models.transformer import build_model
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks.base import Examples, SampledTask
 from interp_arith.tasks.sampling import Limits
-from interp_arith.training import ensemble, step
+from interp_arith.training import ensemble, machine, step
 from interp_arith.training.checkpoints import check, create
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import Lane, Status, check_metrics, common_step, fresh_weights, open_lanes
@@ -23,13 +23,13 @@ Record = dict[str, float]
 
 
 class Trainer:
-    """Trains one config with several seeds at once, each in its own run directory.
+    """Trains several seeds or variants of one config at once, each in its own run directory.
 
     The live state is a dict of parameters stacked over the seeds that still run. A seed that stops leaves the
     stack; at that moment every seed saves its full state, so that a resumed ensemble is the same stack again.
 
     Args:
-        configs: the same config, each with its own seed.
+        configs: of one `stack_key`: they differ in seeds, rates and train share alone.
         directories: where each is kept.
         device: where to compute.
         open_sinks: total steps -> where metrics go besides the run directories; called once all is in order.
@@ -52,7 +52,8 @@ class Trainer:
         self._configs, self._directories, self._device = configs, directories, device
         self._open_sinks, self._resume = open_sinks, resume
         self._initial_weights, self._notify = initial_weights, notify
-        self._config = configs[0]  # where the seed plays no part, one config speaks for all
+        _check_stack(configs)
+        self._config = configs[0]  # where seeds and rates play no part, one config speaks for all
         self._lanes: list[Lane] = []
         self._sinks: Sequence[Sink] = ()
         self._failures: list[str] = []
@@ -77,6 +78,7 @@ class Trainer:
             if not self._lanes:
                 return
             self._load()
+            stack.enter_context(machine.prepared(self._device, self._threads()))
             self._sinks = self._open_sinks(self._total)
             request = stack.enter_context(stop_requests())
             try:
@@ -117,8 +119,11 @@ class Trainer:
         start = common_step((lane.directory for lane in self._lanes), self._notify)
         states = [lane.keeper.rewind(start) for lane in self._lanes]
         if start is None:
-            parameters = ensemble.stack([self._initial_weights(lane.config) for lane in self._lanes])
-            optimizer = step.initial_state(self._config, parameters)
+            each = [ensemble.stack([self._initial_weights(lane.config)]) for lane in self._lanes]
+            each_state = [
+                step.initial_state(lane.config, p) for lane, p in zip(self._lanes, each, strict=True)
+            ]
+            parameters, optimizer = ensemble.join(each), ensemble.join(each_state)
         else:
             whole = [state for state in states if state is not None]
             self._step = self._saved = start
@@ -136,6 +141,15 @@ class Trainer:
             )
             for name in self._lanes[0].source.evaluation
         }
+
+    def _threads(self) -> int:
+        """Those of the run's earlier process, so that a resume is bitwise; else what a step is worth."""
+        earlier = self._lanes[0].directory.read_info().get("threads")
+        if self._saved is not None and earlier is not None:
+            return earlier
+        size = sum(p[0].numel() for p in self._parameters.values())
+        questions = self._config.batch_size or len(self._lanes[0].source.evaluation["train"].tokens)
+        return machine.threads_for(machine.operations_of(self._config, size, questions))
 
     def _begin(self) -> None:
         """From here on there is something on disk."""
@@ -232,8 +246,9 @@ class Trainer:
             scores = ensemble.score(self._config.model, self._parameters, examples, self._positions)
             columns |= {f"{name}_{what}": values for what, values in scores.items()}
         multiplier = self._config.schedule.multiplier(max(self._step - 1, 0), self._total)
-        shared = {"step": self._step, "learning_rate": self._config.optimizer.learning_rate * multiplier}
+        columns = {"learning_rate": self._state["learning_rate"] * multiplier} | columns
         values = {name: column.tolist() for name, column in columns.items()}
+        shared: Record = {"step": self._step}
         return [
             shared | {name: column[i] for name, column in values.items()} for i in range(len(self._lanes))
         ]
@@ -303,6 +318,16 @@ class Trainer:
         self._state = {name: tensor[rows] for name, tensor in self._state.items()}
         self._evaluation = {name: examples.rows(rows) for name, examples in self._evaluation.items()}
         self._constant = None if self._constant is None else self._constant.rows(rows)
+
+
+def _check_stack(configs: Sequence[RunConfig]) -> None:
+    if len({config.stack_key() for config in configs}) > 1:
+        raise RequestError(
+            "these configs cannot train in one stack: they may differ in name, seeds, "
+            f"{', '.join(configs[0].optimizer.RATES)} and train share alone; train them one after the other"
+        )
+    if len({config.run_name for config in configs}) < len(configs):
+        raise RequestError("two of these configs would be the same run; give each its own name or seed")
 
 
 def _is_finite(record: Record) -> bool:

@@ -1,0 +1,79 @@
+"""The machine that trains: its device, threads and memory; knows no task and no loop."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+from interp_arith.errors import RequestError, unknown
+from interp_arith.training.config import RunConfig
+
+_WORTH_A_THREAD = 2e9  # floating-point operations of a step; below, threads cost more than they save
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+_KEPT_BYTES = 1 << 30
+
+
+def pick_device(name: str, precision: str = "fp32") -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one.
+
+    Raises:
+        RequestError: no such device here, or one that cannot do the precision.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RequestError("device cuda: this machine has none that torch can use; take --device cpu")
+    chosen = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if precision == "fp16" and chosen.type != "cuda":
+        raise RequestError("precision fp16 needs a GPU; on a CPU take bf16 or fp32")
+    return chosen
+
+
+@contextmanager
+def prepared(device: torch.device, threads: int) -> Iterator[None]:
+    """Threads and memory set for training, the threads set back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    if device.type == "cpu":
+        keep_memory()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_for(operations: float) -> int:
+    """How many threads a step of so many floating-point operations is worth.
+
+    Those of a small step wait for each other longer than they compute, and where another process has a core
+    they wait for it too. A number that somebody chose (OMP_NUM_THREADS, `torch.set_num_threads`) stays.
+    """
+    chosen = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if "OMP_NUM_THREADS" in os.environ or chosen < cores:
+        return chosen
+    return max(1, min(chosen, int(operations // _WORTH_A_THREAD)))
+
+
+def operations_of(config: RunConfig, parameters: int, questions: int) -> float:
+    """Floating-point operations of one step, to within a factor: six for each parameter and answer token."""
+    return 6.0 * parameters * questions * len(config.task.answer_positions)
+
+
+@cache
+def keep_memory() -> bool:
+    """Let the C library keep freed memory; whether it could be told.
+
+    A step frees and takes the same large blocks each time. Handed back to the system and taken anew, every page of
+    them is zeroed again, which costs more than the arithmetic.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl does not
+    if mallopt is None:
+        return False
+    return all(mallopt(what, _KEPT_BYTES) == 1 for what in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))

@@ -1,0 +1,73 @@
+"""Device, threads and memory."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from interp_arith.errors import RequestError
+from interp_arith.presets import preset
+from interp_arith.training import machine
+
+
+@pytest.fixture
+def four_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+
+
+def test_a_step_gets_the_threads_that_it_is_worth(four_cores):
+    assert [machine.threads_for(n) for n in (0, 1e9, 2e9, 4.1e9, 6e9, 1e12)] == [1, 1, 1, 2, 3, 4]
+
+
+def test_a_thread_count_that_somebody_chose_stays(four_cores, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert machine.threads_for(1.0) == 3
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert machine.threads_for(1.0) == 4
+
+
+def test_small_models_get_one_thread_and_a_full_batch_of_modular_addition_more(four_cores):
+    assert machine.operations_of(preset("mod-add-113"), 226_816, 3830) == 6 * 226_816 * 3830
+    assert machine.threads_for(machine.operations_of(preset("mod-add-113"), 226_816, 3830)) == 2
+    assert machine.threads_for(machine.operations_of(preset("add-10d-4k"), 4_000, 256)) == 1
+
+
+def test_threads_are_set_for_training_and_set_back():
+    before = torch.get_num_threads()
+    with machine.prepared(torch.device("cpu"), before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_memory_that_was_freed_is_not_handed_back_and_taken_anew():
+    code = """
+import resource, torch
+from interp_arith.training import machine
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        a = torch.ones(12_000_000); b = torch.ones(12_000_000); del a, b
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults(); before = faults(); kept = machine.keep_memory(); faults()
+print(kept, before, faults())
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    kept, before, after = out.split()
+    assert kept == "True"
+    assert int(after) < int(before) / 100
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert machine.pick_device("auto") == machine.pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(RequestError, match="none that torch can use; take --device cpu"):
+        machine.pick_device("cuda")
+    with pytest.raises(RequestError, match="fp16 needs a GPU; on a CPU take bf16 or fp32"):
+        machine.pick_device("cpu", "fp16")
+    with pytest.raises(RequestError, match="did you mean"):
+        machine.pick_device("cud")
