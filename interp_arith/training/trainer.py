@@ -12,12 +12,16 @@ from interp_arith.models.transformer import build_model
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks.base import Examples, SampledTask
 from interp_arith.tasks.sampling import Limits
-from interp_arith.training import ensemble, machine, step
+from interp_arith.training import ensemble, machine
+from interp_arith.training import step as training_step
 from interp_arith.training.checkpoints import check, create
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import Lane, Status, check_metrics, common_step, fresh_weights, open_lanes
+from interp_arith.training.optimizers import Number
+from interp_arith.training.recorded import Recorded, Update
 from interp_arith.training.signals import Interrupted, StopRequest, stop_requests
 from interp_arith.training.sinks import Sink
+from interp_arith.training.step import StepReport
 
 Record = dict[str, float]
 
@@ -121,7 +125,7 @@ class Trainer:
         if start is None:
             each = [ensemble.stack([self._initial_weights(lane.config)]) for lane in self._lanes]
             each_state = [
-                step.initial_state(lane.config, p) for lane, p in zip(self._lanes, each, strict=True)
+                training_step.initial_state(lane.config, p) for lane, p in zip(self._lanes, each, strict=True)
             ]
             parameters, optimizer = ensemble.join(each), ensemble.join(each_state)
         else:
@@ -135,6 +139,8 @@ class Trainer:
         self._parameters = {name: tensor.to(self._device) for name, tensor in parameters.items()}
         self._state = {name: tensor.to(self._device) for name, tensor in optimizer.items()}
         self._constant: Examples | None = None
+        self._make_update: Update | None = None
+        self._finite = torch.ones(len(self._lanes), dtype=torch.bool, device=self._device)
         self._evaluation = {
             name: ensemble.stack_examples(
                 [lane.source.evaluation[name] for lane in self._lanes], self._device
@@ -179,22 +185,33 @@ class Trainer:
         if self._failures:
             raise WorkError("; ".join(self._failures))
 
-    def _update(self) -> step.StepReport:
+    def _update(self) -> StepReport:
         """One update of every seed; a seed whose loss is not finite leaves."""
-        report = step.update(
-            self._config,
-            self._parameters,
-            self._state,
+        if self._make_update is None:
+            self._make_update = self._updater()
+        report = self._make_update(
             self._batch(),
-            self._positions,
             step=self._step + 1,
             multiplier=self._config.schedule.multiplier(self._step, self._total),
         )
-        finite = report.loss.isfinite()
-        if not finite.all():
+        self._finite &= report.loss.isfinite()
+        # To look is to wait for the device: a GPU is asked only when there is something to do besides.
+        if (self._device.type == "cpu" or self._is_due(self._step + 1)) and not self._finite.all():
+            finite = self._finite
             self._fail(finite.tolist())
             report = report.rows(finite)
         return report
+
+    def _updater(self) -> Update:
+        """How to update the lanes that still run; on a GPU it is recorded and replayed."""
+        config, parameters, state, positions = self._config, self._parameters, self._state, self._positions
+
+        def update(batch: Examples, *, step: Number, multiplier: Number) -> StepReport:
+            return training_step.update(
+                config, parameters, state, batch, positions, step=step, multiplier=multiplier
+            )
+
+        return update if self._device.type == "cpu" else Recorded(update, self._notify)
 
     def _batch(self) -> Examples:
         if self._constant is not None:
@@ -213,14 +230,13 @@ class Trainer:
         per_epoch = self._config.budget.steps_per_epoch or source.steps_per_epoch
         return self._config.curriculum.limits(self._step, self._total, per_epoch, task.limits)
 
-    def _visit(self, report: step.StepReport | None) -> None:
+    def _visit(self, report: StepReport | None) -> None:
         """What is due at the current step, before the next update: measure, log, save, stop."""
-        last = self._step == self._total
-        checkpoint = self._config.checkpoints.is_due(self._step, self._total)
-        state = last or self._step % self._config.checkpoints.state_every == 0
-        evaluate = checkpoint or state or self._step % self._config.evaluate_every == 0
-        if not evaluate and self._step % self._config.log_every:
+        if not self._is_due(self._step):
             return
+        checkpoint = self._config.checkpoints.is_due(self._step, self._total)
+        state = self._is_state_due(self._step)
+        evaluate = checkpoint or state or self._step % self._config.evaluate_every == 0
         records = self._measure(report, evaluate)
         finite = [_is_finite(record) for record in records]
         if evaluate and not all(finite):
@@ -238,7 +254,16 @@ class Trainer:
             self._save_states()
             self._retire()
 
-    def _measure(self, report: step.StepReport | None, evaluate: bool) -> list[Record]:
+    def _is_due(self, step: int) -> bool:
+        """Whether a step is logged, evaluated or kept."""
+        plan = self._config
+        regular = step % plan.log_every == 0 or step % plan.evaluate_every == 0
+        return regular or plan.checkpoints.is_due(step, self._total) or self._is_state_due(step)
+
+    def _is_state_due(self, step: int) -> bool:
+        return step == self._total or step % self._config.checkpoints.state_every == 0
+
+    def _measure(self, report: StepReport | None, evaluate: bool) -> list[Record]:
         """One record a lane."""
         columns = {} if report is None else report.columns()
         columns["weight_norm"] = ensemble.weight_norm(self._parameters)
@@ -318,6 +343,7 @@ class Trainer:
         self._state = {name: tensor[rows] for name, tensor in self._state.items()}
         self._evaluation = {name: examples.rows(rows) for name, examples in self._evaluation.items()}
         self._constant = None if self._constant is None else self._constant.rows(rows)
+        self._finite, self._make_update = self._finite[rows], None
 
 
 def _check_stack(configs: Sequence[RunConfig]) -> None:
