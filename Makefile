@@ -18,8 +18,8 @@ check: $(VENV)/.installed-dev  ## format, lint and types
 	$(BIN)/ruff check interp_arith tests benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.installed  ## what a training step costs, beside a plain loop
-	$(BIN)/python benchmarks/step_time.py
+bench: $(VENV)/.installed-dev  ## what training costs, beside a plain loop, a compiled one and JAX
+	$(BIN)/python benchmarks/speed.py
 
 results: $(VENV)/.installed  ## the results table of README, from run directories: make results RUNS=… TIMED=…
 	$(BIN)/python benchmarks/results.py $(RUNS) README.md $(if $(TIMED),--timed $(TIMED))

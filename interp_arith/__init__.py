@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         train,
         train_seeds,
     )
+    from interp_arith.sweep import sweep
+    from interp_arith.sweep_results import load_sweep
     from interp_arith.tasks.addition import Addition
     from interp_arith.tasks.modular import ModularArithmetic
     from interp_arith.tasks.permutations import PermutationComposition
@@ -46,9 +48,11 @@ _HOMES = {
     "find_runs": "runs",
     "load_config": "runs",
     "load_run": "runs",
+    "load_sweep": "sweep_results",
     "preset": "presets",
     "presets": "presets",
     "runs_table": "comparison",
+    "sweep": "sweep",
     "train": "runs",
     "train_seeds": "runs",
 }
@@ -69,9 +73,11 @@ __all__ = [
     "find_runs",
     "load_config",
     "load_run",
+    "load_sweep",
     "preset",
     "presets",
     "runs_table",
+    "sweep",
     "train",
     "train_seeds",
 ]

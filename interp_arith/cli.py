@@ -334,6 +334,13 @@ def _runs(arguments: list[str]) -> None:
     _parse(command, "runs", arguments)
 
 
+def _sweep(arguments: list[str]) -> None:
+    """Train a grid of configs; a file says which fields, values and seeds."""
+    from interp_arith.sweep import sweep_command
+
+    _parse(sweep_command, "sweep FILE.yaml", arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "presets": _presets,
     "train": _train,
@@ -342,6 +349,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "data": _data,
     "inspect-data": _inspect_data,
     "runs": _runs,
+    "sweep": _sweep,
 }
 
 

@@ -132,11 +132,11 @@ def _table() -> dict[str, Preset]:
             ModularArithmetic(p=113),
             "test accuracy ≥ 0.999 within 250 steps, for good",
             # A larger epsilon and clipping tame the spikes after memorization; the decay lets the weights settle.
-            # With ReLU one seed in ten stays just below; GELU's are through.
-            model=ModelConfig(activation="gelu", init_scale=0.5),
+            # Of the seeds 0 to 9 one ends just below with ReLU, none with GELU; with 512 neurons two of 10 to 14 do.
+            model=ModelConfig(activation="gelu", d_mlp=1024, init_scale=0.5),
             optimizer=AdamW(learning_rate=1.4e-2, weight_decay=2.25, epsilon=3e-6),
             clip_norm=0.2,
-            schedule=Decay(warmup_steps=10, start_fraction=0.7, final_fraction=0.02),
+            schedule=Decay(warmup_steps=10, start_fraction=0.75, final_fraction=0.02),
             budget=Budget(steps=250),
             stop=StopRule(),
             evaluate_every=5,

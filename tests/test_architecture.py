@@ -16,12 +16,13 @@ LAYERS = """
     tasks.sampling tasks.tokenizer tasks.base tasks.pairs tasks.modular tasks.permutations tasks.addition tasks.text
     tasks tasks.sources tasks.scoring
     models.positions models.config models.transformer models.lookup models.lean models
-    training.optimizers training.schedules training.curricula training.config training.ensemble training.step
-    training.checkpoints training.lanes training.signals training.sinks training.trainer training
+    training.optimizers training.schedules training.curricula training.config training.machine
+    training.ensemble training.step training.recorded training.checkpoints training.lanes training.signals
+    training.sinks training.trainer training
     presets
     evaluation.decoding evaluation.protocols evaluation
     figures.curves figures
-    runs comparison generation tables overrides cli
+    runs comparison generation tables overrides grid workers sweep_results sweep cli
 """
 """Every module, each below all that it may import."""
 ROOMS = LAYERS.split()

@@ -1,0 +1,60 @@
+"""How the cost of a step grows with seeds, width and sequence length: a CSV file, a page and a picture of each."""
+
+from pathlib import Path
+
+import pandas as pd
+import plots
+from rounds import Plan, compare
+
+from interp_arith.presets import preset
+from interp_arith.training.config import RunConfig
+
+WIDTHS = (32, 64, 128, 256, 512)
+DIGITS = (2, 5, 10, 18)
+COMPETITORS = ("plain", "jax", "ours fp32", "ours bf16")
+TOGETHER = ("jax", "ours fp32", "ours bf16")
+LONGEST_BLOCK = 5.0
+
+
+def wide(width: int) -> RunConfig:
+    """mod-add-113-canonical with another width, four neurons to a coordinate."""
+    return preset("mod-add-113-canonical", model={"d_model": width, "d_mlp": 4 * width})
+
+
+def long(n_digits: int) -> RunConfig:
+    """add-10d-4k with other numbers of digits."""
+    held_out = {"val_questions": 0, "test_questions": 0}
+    return preset("add-10d-4k", task={"n_digits": n_digits} | held_out)
+
+
+def measure(plan: Plan, folder: Path, seeds: list[int], quick: bool) -> None:
+    """Measure all three, and write them into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    widths, digits = (WIDTHS[:2], DIGITS[:2]) if quick else (WIDTHS, DIGITS)
+    few = preset("mod-add-113-canonical")
+    tables = {
+        "seeds": _rows("seeds", {n: (few, n) for n in seeds}, plan),
+        "d_model": _rows("d_model", {w: (wide(w), 1) for w in widths}, plan),
+        "positions": _rows("positions", {long(n).task.n_ctx: (long(n), 1) for n in digits}, plan),
+    }
+    titles = {
+        "seeds": "mod-add-113-canonical: one step of several seeds",
+        "d_model": "mod-add-113-canonical at other widths (4 neurons a coordinate), one seed",
+        "positions": "add-10d-4k with other numbers of digits, one seed",
+    }
+    for what, frame in tables.items():
+        frame.to_csv(folder / f"{what}.csv", index=False)
+        plots.draw(frame, what, titles[what], folder / f"{what}.html")
+
+
+def _rows(what: str, cases: dict[int, tuple[RunConfig, int]], plan: Plan) -> pd.DataFrame:
+    """One row for each case and competitor: milliseconds a step."""
+    rows = []
+    for value, (config, seeds) in cases.items():
+        timings = compare(plan, config, COMPETITORS if seeds == 1 else TOGETHER, seeds=seeds)
+        rows += [
+            {what: value, "competitor": name, "step_ms": timing.step * 1000, "rounds": len(timing.seconds)}
+            for name, timing in timings.items()
+            if timing.seconds
+        ]
+    return pd.DataFrame(rows)

@@ -1,0 +1,37 @@
+"""Step times as plotly pages, and as pictures where a Chromium is installed; measures nothing."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from tables import NAMES
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+WIDTH, HEIGHT = 800, 500
+
+
+def draw(frame: pd.DataFrame, axis: str, title: str, page: Path) -> None:
+    """A line for each competitor on logarithmic axes; PAGE.html, and PAGE.png beside it."""
+    figure = go.Figure(layout={"title": title, "width": WIDTH, "height": HEIGHT, "template": "plotly_white"})
+    for name, rows in frame.groupby("competitor", sort=False):
+        figure.add_scatter(x=rows[axis], y=rows["step_ms"], name=NAMES[str(name)], mode="lines+markers")
+    figure.update_xaxes(type="log", title=axis, tickvals=sorted(set(frame[axis])))
+    figure.update_yaxes(type="log", title="one step, ms")
+    figure.write_html(page, include_plotlyjs=True)
+    if browser := next((path for name in BROWSERS if (path := shutil.which(name))), None):
+        photograph(browser, page, page.with_suffix(".png"))
+    else:
+        print(f"{page.with_suffix('.png')} is not made: no Chromium is installed")
+
+
+def photograph(browser: str, page: Path, picture: Path) -> None:
+    """A picture of a page."""
+    command = [browser, "--headless", "--no-sandbox", "--hide-scrollbars", "--virtual-time-budget=5000"]
+    command += [
+        f"--window-size={WIDTH + 20},{HEIGHT + 20}",
+        f"--screenshot={picture}",
+        page.resolve().as_uri(),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)

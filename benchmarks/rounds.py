@@ -1,0 +1,147 @@
+"""Times competitors in alternation, block by block, and holds them to the same losses; knows no table."""
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from children import Child, Failed
+
+from interp_arith.training.config import RunConfig
+
+SETTLE_SECONDS = 0.02  # threads of the last child may spin for some milliseconds after its block
+TOLERANCES = {"fp32": (1e-4, 2e-3), "bf16": (2e-2, 5e-2)}
+"""Relative, of the first loss and of the later ones, for each precision."""
+
+
+@dataclass
+class Timing:
+    """What was seen of one competitor.
+
+    Attributes:
+        seconds: a step, round by round.
+        problem: why there is no timing, in words; None where there is one.
+        memory: peak bytes.
+        rates: operations a second of matrix products, by "square" and "mlp".
+        cores: processors kept busy.
+        spinning: share of a processor used while others were timed.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    problem: str | None = None
+    memory: int = 0
+    rates: dict[str, float] = field(default_factory=dict)
+    cores: float = 0.0
+    spinning: float = 0.0
+
+    @property
+    def step(self) -> float:
+        """Seconds a step: the median of the rounds."""
+        return median(self.seconds)
+
+    def ratio(self, other: "Timing") -> float:
+        """How many times longer the other takes: the median over the rounds of the ratio within a round."""
+        return median(b / a for a, b in zip(self.seconds, other.seconds, strict=True))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to time.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        threads: of every competitor.
+        rounds: blocks of each.
+        block_seconds: how long a block should take.
+        square: side of the large matrices whose product gives the device's rate.
+    """
+
+    device: str
+    threads: int
+    rounds: int
+    block_seconds: float
+    square: int
+
+
+def compare(
+    plan: Plan,
+    config: RunConfig,
+    names: Sequence[str],
+    seeds: int = 1,
+    shape: tuple[int, int, int] | None = None,
+) -> dict[str, Timing]:
+    """Name -> timing of every competitor on one config; with matrix rates if the MLP's shape is given.
+
+    Raises:
+        SystemExit: the losses differ, so they do not compute the same thing.
+    """
+    timings = {name: Timing() for name in names}
+    print(f"timing {config.name}, seeds: {seeds}: {', '.join(names)}", file=sys.stderr, flush=True)
+    children = _start(plan, config, timings, seeds)
+    try:
+        blocks = {name: _block(child, plan.block_seconds) for name, child in children.items()}
+        for r in range(plan.rounds):
+            order = list(children)[r % len(children) :] + list(children)[: r % len(children)]
+            for name in order:
+                time.sleep(SETTLE_SECONDS)
+                seconds = children[name].ask("time", steps=blocks[name])["seconds"]
+                timings[name].seconds.append(seconds)
+        for name, child in children.items():
+            timing, precision = timings[name], precision_of(name)
+            timing.memory = child.ask("memory")["bytes"]
+            timing.cores, timing.spinning = child.cores, child.spinning
+            if shape is not None:
+                sizes = {"square": (plan.square,) * 3, "mlp": shape}
+                for what, size in sizes.items():
+                    timing.rates[what] = child.ask("rate", shape=list(size), precision=precision)["rate"]
+    finally:
+        for child in children.values():
+            child.close()
+    return timings
+
+
+def precision_of(name: str) -> str:
+    """Of the matrix products."""
+    return "bf16" if "bf16" in name else "fp32"
+
+
+def _start(plan: Plan, config: RunConfig, timings: dict[str, Timing], seeds: int) -> dict[str, Child]:
+    """The competitors that can run here, all compiled and in agreement; why not, for the others."""
+    plain = config.plain()
+    children = {name: Child(name, plain, seeds, plan.device, plan.threads) for name in timings}
+    losses: dict[str, list[list[float]]] = {}
+    for name, child in list(children.items()):
+        try:
+            losses[name] = child.first_losses()
+        except Failed as failure:
+            timings[name].problem = str(failure)
+            children.pop(name).close()
+    if problem := disagreement(losses):
+        for child in children.values():
+            child.close()
+        raise SystemExit(f"{config.name}: no table, the competitors do not compute the same: {problem}")
+    if not children:
+        problems = "; ".join(f"{name}: {timing.problem}" for name, timing in timings.items())
+        raise SystemExit(f"{config.name}: nothing can be timed here: {problems}")
+    return children
+
+
+def disagreement(losses: dict[str, list[list[float]]]) -> str | None:
+    """The first loss, [step][seed], that differs from the first competitor's, in words; None where all agree."""
+    names = list(losses)
+    for name in names[1:]:
+        first, later = TOLERANCES[precision_of(name)]
+        pairs = zip(losses[names[0]], losses[name], strict=False)  # a scan reports more steps than the others
+        for step, (wanted, found) in enumerate(pairs):
+            for seed, (a, b) in enumerate(zip(wanted, found, strict=True)):
+                if not math.isclose(a, b, rel_tol=later if step else first):
+                    return f"step {step}, seed {seed}: {a:.6g} ({names[0]}) and {b:.6g} ({name})"
+    return None
+
+
+def _block(child: Child, seconds: float) -> int:
+    """Steps that take about so long, in whole strides."""
+    once = child.ask("time", steps=child.stride)["seconds"]
+    return child.stride * max(1, round(seconds / (once * child.stride)))

@@ -1,0 +1,158 @@
+"""What training costs: ours beside a plain loop, a hand-written one and JAX, in one run on one machine.
+
+    python benchmarks/speed.py [PRESET …] [--device cpu|cuda] [--threads N] [--rounds 15] [--seeds 1,4,16] [--quick]
+                               [--out DIR] [--readme README.md] [--grok [--grok-steps FILE.json]]
+
+`--out` also measures how cost grows with seeds, width and sequence length, as pictures and CSV files. `--grok` adds
+steps and seconds to grok.
+"""
+
+import argparse
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import grok
+import growth
+import torch
+from flops import mlp_shape, step_flops
+from readme import replace_block
+from rounds import Plan, Timing, compare
+from tables import NOTES, seeds_table, step_table
+
+from interp_arith.presets import preset
+from interp_arith.tasks.base import SampledTask
+from interp_arith.training.config import RunConfig
+
+PRESETS = ("mod-add-113-canonical", "add-10d-763", "add-10d-4k")
+ALONE = ("plain", "handwritten", "jax", "ours fp32", "ours bf16")
+TOGETHER = ("jax", "ours fp32", "ours bf16")
+LOAD_BEFORE = os.getloadavg()[0]
+LONGEST_STEP = 5.0
+"""Seconds: an ensemble whose step takes longer is left out."""
+
+
+def step_times(plan: Plan, config: RunConfig) -> dict[str, Timing]:
+    """One seed of every competitor, in turn."""
+    sampled = isinstance(config.task, SampledTask)
+    names = (*ALONE, "ours fp32 + drawing") if sampled else ALONE
+    return compare(plan, config, names, shape=mlp_shape(config, batch_size(config)))
+
+
+def batch_size(config: RunConfig) -> int:
+    """Questions a step."""
+    return config.batch_size or len(config.task.split("train"))
+
+
+def by_seeds(
+    plan: Plan, config: RunConfig, alone: dict[str, Timing], counts: list[int]
+) -> tuple[dict[int, dict[str, Timing]], dict[int, str]]:
+    """Number of seeds -> timings of what trains them together; and why some numbers were left out."""
+    timings, skipped = {1: alone}, {}
+    for n in (n for n in counts if n > 1):
+        last = max(timings)
+        expected = (
+            max(t.step for t in timings[last].values() if t.seconds and t is not alone.get("plain"))
+            * n
+            / last
+        )
+        if expected > LONGEST_STEP:
+            skipped[n] = f"left out, a step would take about {expected:.0f} s"
+            continue
+        timings[n] = compare(plan, config, TOGETHER, seeds=n)
+    return timings, skipped
+
+
+def circumstances(plan: Plan) -> str:
+    """Where and with what this was measured."""
+    on_cpu = plan.device == "cpu"
+    where = f"{_processor()}, {plan.threads} threads" if on_cpu else torch.cuda.get_device_name()
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "jax", "optax", "transformer-lens"))
+    return (
+        f"{where}; {versions}; Python {platform.python_version()}; {plan.rounds} rounds. "
+        f"Load of other programs before the start: {LOAD_BEFORE:.1f} processors."
+    )
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _processors() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def warnings(timings: dict[str, Timing], threads: int) -> list[str]:
+    """Competitors that disturbed the others, or took more processors than they were given."""
+    return [
+        f"{name}: used {timing.spinning:.0%} of a processor while others were timed, "
+        f"and {timing.cores:.1f} in its blocks"
+        for name, timing in timings.items()
+        if timing.spinning > 0.05 or timing.cores > threads + 0.2
+    ]
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("presets", nargs="*", default=PRESETS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=_processors(), help="of every competitor")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seeds", help="numbers of seeds trained at once, such as 1,4,16,64,256")
+    parser.add_argument("--out", type=Path, help="a folder for the pictures of how cost grows")
+    parser.add_argument("--readme", type=Path, help="put the tables between its benchmark marks")
+    parser.add_argument("--quick", action="store_true", help="short blocks, 3 rounds, 1 and 4 seeds")
+    parser.add_argument("--grok", action="store_true", help="steps and seconds to grok")
+    parser.add_argument("--grok-steps", type=Path, help='{"PRESET": [STEPS or RUN DIRECTORY, …]}')
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = read_arguments()
+    on_cpu, quick = arguments.device == "cpu", arguments.quick
+    plan = Plan(
+        device=arguments.device,
+        threads=arguments.threads,
+        rounds=3 if quick else arguments.rounds,
+        block_seconds=0.1 if quick else 0.5,
+        square=512 if quick else (2048 if on_cpu else 8192),
+    )
+    default = "1,4" if quick else "1,4,16" if on_cpu else "1,4,16,64,256"
+    counts = [int(n) for n in (arguments.seeds or default).split(",")]
+    lines: list[str] = []
+    for name in arguments.presets:
+        config = preset(name)
+        timings = step_times(plan, config)
+        block = step_table(name, timings, step_flops(config, batch_size(config)))
+        block += ["", *seeds_table(name, *by_seeds(plan, config, timings, counts)), ""]
+        print("\n".join(block), flush=True)
+        print(*warnings(timings, plan.threads), sep="\n", file=sys.stderr)
+        lines += block
+    if arguments.grok:
+        block = [*grok.table_lines(plan, arguments.grok_steps), ""]
+        print("\n".join(block), flush=True)
+        lines += block
+    ending = [*NOTES, circumstances(plan)]
+    print("\n\n".join(ending))
+    lines += "\n\n".join(ending).splitlines()
+    if arguments.readme is not None:
+        replace_block(arguments.readme, "benchmark", lines)
+    if arguments.out is not None:
+        growth.measure(plan, arguments.out, [n for n in counts if not quick or n <= 4], quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The benchmark times competitors that compute the same, and counts operations right. No time is asserted."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from competitors import COMPETITORS  # noqa: E402
+from competitors.base import CHECKED_STEPS, Impossible, Setting  # noqa: E402
+from flops import mlp_shape, step_flops  # noqa: E402
+from grok import first_grokked, given_steps  # noqa: E402
+from rounds import Timing, disagreement  # noqa: E402
+from tables import seeds_table, step_table  # noqa: E402
+
+from interp_arith.models.config import ModelConfig  # noqa: E402
+from interp_arith.tasks.addition import Addition  # noqa: E402
+from interp_arith.tasks.modular import ModularArithmetic  # noqa: E402
+from interp_arith.training.config import Budget, RunConfig  # noqa: E402
+
+TOGETHER = ("jax", "ours fp32", "ours bf16")
+
+
+def modular() -> RunConfig:
+    """The architecture of mod-add-113, small."""
+    model = ModelConfig(d_model=16, n_heads=2, d_mlp=24)
+    return RunConfig(name="small", task=ModularArithmetic(p=7), model=model, budget=Budget(steps=10))
+
+
+def adder() -> RunConfig:
+    """The architecture of the adders, small: norms, gelu, tied, clipped, with biases and two layers."""
+    model = ModelConfig(
+        n_layers=2,
+        d_model=8,
+        n_heads=2,
+        d_mlp=12,
+        activation="gelu",
+        normalization="layer",
+        attention_bias=True,
+        tied=True,
+    )
+    task = Addition(n_digits=2, val_questions=5, test_questions=5)
+    return RunConfig(
+        name="small", task=task, model=model, budget=Budget(steps=10), batch_size=16, clip_norm=0.05
+    )
+
+
+@pytest.fixture(autouse=True)
+def _uncompiled(monkeypatch):
+    """A C++ compiler takes half a minute, and changes no loss that a test could see."""
+    monkeypatch.setattr(torch, "compile", lambda model, **choices: model)
+
+
+def losses(name: str, config: RunConfig, seeds: int = 1) -> list[list[float]]:
+    made = importlib.import_module(COMPETITORS[name]).make(Setting(config, seeds), name)
+    found = made.losses()
+    made.run(made.stride)
+    return found.tolist()
+
+
+class TestCompetitors:
+    @pytest.mark.parametrize("config", [modular(), adder()], ids=["modular", "adder"])
+    def test_all_have_the_same_losses(self, config):
+        found = {name: losses(name, config) for name in COMPETITORS}
+        assert disagreement(found) is None
+        assert all(len(rows) >= CHECKED_STEPS for rows in found.values())
+        assert found["plain"][0] != found["plain"][2]
+
+    @pytest.mark.parametrize("config", [modular(), adder()], ids=["modular", "adder"])
+    def test_seeds_trained_together_have_the_same_losses_each(self, config):
+        found = {name: losses(name, config, seeds=3) for name in TOGETHER}
+        assert disagreement(found) is None
+        assert len(set(found["jax"][0])) == 3
+
+    @pytest.mark.parametrize("name", ["plain", "handwritten"])
+    def test_one_seed_at_a_time_is_said_of_those_that_cannot_do_more(self, name):
+        with pytest.raises(Impossible, match="one seed at a time"):
+            losses(name, modular(), seeds=2)
+
+    @pytest.mark.parametrize("name", ["handwritten", "jax"])
+    def test_an_architecture_that_was_not_written_by_hand_is_refused_by_name(self, name):
+        config = modular().replace(model={"gated": True, "normalization": "rms"})
+        with pytest.raises(Impossible, match="gated, normalization"):
+            losses(name, config)
+
+
+class TestDisagreement:
+    def test_the_first_difference_is_named(self):
+        found = {"plain": [[1.0, 2.0]], "jax": [[1.0, 2.001]], "ours bf16": [[1.01, 2.0]]}
+        assert disagreement(found) == "step 0, seed 1: 2 (plain) and 2.001 (jax)"
+
+    def test_bf16_may_differ_by_two_percent(self):
+        assert disagreement({"plain": [[1.0]], "ours bf16": [[1.019]]}) is None
+        assert disagreement({"plain": [[1.0]], "ours bf16": [[1.03]]}) is not None
+
+
+class TestFlops:
+    def test_one_layer_that_answers_once(self):
+        # p = 7: 8 tokens, 3 positions, 1 answer; d = h = 16, m = 24, 7 logits; 10 questions
+        tables = 2 * 16 * 16 * 8 * (1 + 2 * 3)
+        attention = 4 * 16 * 10 * 1 * 3
+        output = 2 * 16 * 16 * 10
+        mlp = 4 * 16 * 24 * 10
+        logits = 2 * 16 * 7 * 10
+        assert step_flops(modular(), 10) == 3 * (tables + attention + output + mlp + logits) == 159_936
+
+    def test_of_two_layers_the_last_alone_asks_at_the_answers_only(self):
+        # two digits: 8 positions, 3 answers, 12 tokens in and out; d = h = 8, m = 12; 16 questions
+        config = adder()
+        assert (config.task.n_ctx, len(config.task.answer_positions)) == (8, 3)
+        tokens = len(config.task.vocabulary)
+        first = 2 * 8 * 8 * tokens * 24 + 4 * 8 * 16 * 8 * 8 + 2 * 8 * 8 * 16 * 8 + 4 * 8 * 12 * 16 * 8
+        last = 2 * 8 * 8 * 16 * 19 + 4 * 8 * 16 * 3 * 8 + 2 * 8 * 8 * 16 * 3 + 4 * 8 * 12 * 16 * 3
+        assert step_flops(config, 16) == 3 * (first + last + 2 * 8 * tokens * 16 * 3)
+
+    def test_the_mlp_multiplies_a_row_for_each_answer(self):
+        assert mlp_shape(adder(), 16) == (48, 8, 12)
+
+
+class TestTables:
+    def test_a_ratio_is_the_median_within_rounds_and_a_problem_is_said_in_words(self):
+        timings = {
+            "plain": Timing([0.4, 0.2, 0.2]),
+            "handwritten": Timing(problem="failed: no C++ compiler"),
+            "ours fp32": Timing([0.1, 0.1, 0.02], rates={"square": 1e9, "mlp": 5e8}),
+        }
+        lines = step_table("small", timings, 10**7)
+        assert "| 200.00 | 1.00 |" in lines[2]
+        assert "failed: no C++ compiler" in lines[3]
+        assert "| 100.00 | 4.00 |" in lines[4]
+        assert "10.0% / 20.0%" in lines[4]
+
+    def test_an_ensemble_counts_every_seed(self):
+        alone = {"plain": Timing([0.5]), "ours fp32": Timing([0.1])}
+        lines = seeds_table("small", {1: alone, 4: {"ours fp32": Timing([0.2])}}, {16: "left out"})
+        assert lines[2].endswith("| 2 | 2 |")
+        assert lines[4].endswith("| 10 | 20 |")
+        assert lines[-1].endswith("16 seeds: left out.")
+
+
+class TestGrok:
+    def test_steps_are_given_or_read_from_run_directories(self, tmp_path):
+        records = [{"step": 5, "test_accuracy": 0.99}, {"step": 10}, {"step": 15, "test_accuracy": 0.9991}]
+        lines = [json.dumps(record) for record in records]
+        (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 20, "te')
+        assert given_steps([120, str(tmp_path)]) == [120, 15]
+
+    def test_a_run_that_never_grokked_is_named(self, tmp_path):
+        (tmp_path / "metrics.jsonl").write_text('{"step": 5, "test_accuracy": 0.99}\n')
+        with pytest.raises(SystemExit, match=r"never reached 0\.999"):
+            first_grokked(tmp_path)
