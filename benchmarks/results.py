@@ -9,6 +9,7 @@ at a time, with nothing else on the machine.
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from readme import replace_block
@@ -21,14 +22,20 @@ from interp_arith.training.config import is_lower_better
 MEASURED = Path(__file__).parent.parent / "interp_arith" / "measured.json"
 
 
-def first_step(run: Run, metric: str, value: float) -> int | None:
-    """The first evaluation at which a metric reaches a value: at most for a loss, at least for anything else."""
-    metrics = run.metrics
-    if metric not in metrics:
-        return None
-    reached = metrics[metric] <= value if is_lower_better(metric) else metrics[metric] >= value
-    steps = metrics.loc[reached, "step"]
-    return None if steps.empty else int(steps.iloc[0])
+def reaching(run: Run, metric: str, value: float) -> tuple[int | None, int | None]:
+    """The first evaluation at which a metric reaches a value, and the one from which it always does.
+
+    At most the value for a loss, at least the value for anything else.
+    """
+    lower = is_lower_better(metric)
+    first = for_good = None
+    for record in run.directory.read_metrics():
+        if metric in record:
+            met = record[metric] <= value if lower else record[metric] >= value
+            step = int(record["step"])
+            first = step if met and first is None else first
+            for_good = (step if for_good is None else for_good) if met else None
+    return first, for_good
 
 
 def spread(values: list[float], form: str = ",.0f") -> str:
@@ -66,8 +73,10 @@ def row(name: str, runs: list[Run], timed: list[Run]) -> tuple[list[str], str]:
     metric, value = goal(runs[0])
     lower = is_lower_better(metric)
     aim = f"{metric.replace('_', ' ')} {'≤' if lower else '≥'} {value:g}"
-    reached = [float(at) for run in runs if (at := first_step(run, metric, value)) is not None]
-    memorized = [float(at) for run in runs if (at := first_step(run, "train_accuracy", 1.0)) is not None]
+    first, for_good = (
+        _there(steps) for steps in zip(*(reaching(r, metric, value) for r in runs), strict=True)
+    )
+    memorized = _there(reaching(r, "train_accuracy", 1.0)[0] for r in runs)
     final = [run.info["summary"]["last"][metric] for run in runs]
     seconds = [run.info["training_seconds"] for run in timed]
     cells = [
@@ -75,13 +84,18 @@ def row(name: str, runs: list[Run], timed: list[Run]) -> tuple[list[str], str]:
         str(len(runs)),
         spread(memorized) if memorized else "–",
         aim,
-        f"{len(reached)} of {len(runs)}",
-        spread(reached) if reached else "–",
+        f"{len(first)} of {len(runs)}",
+        spread(first) if first else "–",
+        f"{len(for_good)} of {len(runs)}: {spread(for_good)}" if for_good else "–",
         spread(final, ".1e" if lower else ".4f"),
         spread(seconds) if seconds else "–",
     ]
-    short = f"{len(reached)} of {len(runs)} seeds: {aim}"
+    short = f"{len(first)} of {len(runs)} seeds: {aim}"
     return cells, f"{short}; {spread(seconds)} s" if seconds else short
+
+
+def _there(steps: Iterable[int | None]) -> list[float]:
+    return [float(step) for step in steps if step is not None]
 
 
 def main() -> None:
@@ -93,8 +107,18 @@ def main() -> None:
     arguments = parser.parse_args()
     groups = finished(arguments.runs)
     timed = finished(arguments.timed) if arguments.timed else {}
-    header = ["preset", "seeds", "memorized at step", "goal", "reached", "at step", "final", "seconds alone"]
-    lines = ["| " + " | ".join(header) + " |", "|---|---:|---|---|---|---|---|---|"]
+    header = [
+        "preset",
+        "seeds",
+        "memorized at step",
+        "goal",
+        "reached",
+        "at step",
+        "for good from step",
+        "final",
+        "seconds alone",
+    ]
+    lines = ["| " + " | ".join(header) + " |", "|---|---:|---|---|---|---|---|---|---|"]
     measured = {}
     for name in PRESETS:
         if name in groups:

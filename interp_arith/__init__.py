@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         load_config,
         load_run,
         train,
+        train_configs,
         train_seeds,
     )
     from interp_arith.sweep import sweep
@@ -54,6 +55,7 @@ _HOMES = {
     "runs_table": "comparison",
     "sweep": "sweep",
     "train": "runs",
+    "train_configs": "runs",
     "train_seeds": "runs",
 }
 
@@ -79,6 +81,7 @@ __all__ = [
     "runs_table",
     "sweep",
     "train",
+    "train_configs",
     "train_seeds",
 ]
 

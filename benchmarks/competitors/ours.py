@@ -1,11 +1,17 @@
 """What this package's trainer runs at each step: the lean forward on stacked parameters, and its own AdamW."""
 
+import sys
+
 import torch
 from torch import Tensor
 
 from competitors.base import Setting, TorchCompetitor
 from interp_arith.tasks.base import Examples
-from interp_arith.training import ensemble, machine, step
+from interp_arith.training import ensemble, machine
+from interp_arith.training import step as training_step
+from interp_arith.training.optimizers import Number
+from interp_arith.training.recorded import Recorded
+from interp_arith.training.step import StepReport
 
 
 class Ours(TorchCompetitor):
@@ -23,27 +29,35 @@ class Ours(TorchCompetitor):
             machine.keep_memory()  # as the trainer does
         weights = ensemble.stack(setting.weights())
         self._parameters = {name: tensor.to(device) for name, tensor in weights.items()}
-        self._state = step.initial_state(setting.config, self._parameters)
+        self._state = training_step.initial_state(setting.config, self._parameters)
         self._batches = setting.batches()
         self._sources = setting.sources() if draws else []
 
+        self._do = self._update if device.type == "cpu" else Recorded(self._update, _complain)
+
     def step(self, index: int) -> Tensor:
+        return self._do(self._batch(index), step=index + 1, multiplier=1.0).loss
+
+    def _update(self, batch: Examples, *, step: Number, multiplier: Number) -> StepReport:
         config = self.setting.config
-        report = step.update(
+        return training_step.update(
             config,
             self._parameters,
             self._state,
-            self._batch(index),
+            batch,
             config.task.answer_positions,
-            step=index + 1,
-            multiplier=1.0,
+            step=step,
+            multiplier=multiplier,
         )
-        return report.loss
 
     def _batch(self, index: int) -> Examples:
         if self._sources and len(self._batches) > 1:
             return self.setting.draw(self._sources, index)
         return self._batches[index % len(self._batches)]
+
+
+def _complain(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def make(setting: Setting, name: str) -> Ours:
