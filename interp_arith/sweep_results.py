@@ -9,6 +9,8 @@ import xarray as xr
 
 from interp_arith.comparison import runs_table, seeds_table
 from interp_arith.errors import RequestError
+from interp_arith.figures.curves import write_html
+from interp_arith.figures.sweeps import sweep_points
 from interp_arith.grid import Axis, Sweep, SweptRun, read_sweep
 from interp_arith.runs import Run
 from interp_arith.storage import RunDirectory, dump_yaml, read_yaml, write_atomically
@@ -91,11 +93,12 @@ class SweepFolder:
         return read_yaml(file)["groups"] if file.is_file() else []
 
     def write_results(self, sweep: Sweep, table: pd.DataFrame) -> None:
-        """results.csv, results.parquet and results.nc."""
+        """results.csv, results.parquet and results.nc, and results.html, their picture."""
         write_atomically(self.table, table.to_csv(index=False).encode())
         write_atomically(self.path / "results.parquet", table.to_parquet(index=False))
         dataset = sweep_dataset(sweep, table)
         write_atomically(self.path / "results.nc", bytes(dataset.to_netcdf(engine="h5netcdf")))
+        write_atomically(self.path / "results.html", write_html(sweep_points(dataset, sweep.name)).encode())
 
 
 def load_sweep(folder: str | Path) -> xr.Dataset:

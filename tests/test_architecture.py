@@ -21,7 +21,7 @@ LAYERS = """
     training.sinks training.trainer training
     presets
     evaluation.decoding evaluation.protocols evaluation
-    figures.curves figures
+    figures.curves figures.sweeps figures
     runs comparison generation tables overrides grid workers sweep_results sweep cli
 """
 """Every module, each below all that it may import."""
