@@ -53,7 +53,7 @@ def sweep_points(results: xr.Dataset, title: str, template: str = "plotly_white"
             showlegend=False,
             **place,
         )
-        some = reached.any(axis=1)
+        some = [bool(row.any()) for row in reached]
         figure.add_scatter(
             x=[place for place, keep in zip(places, some, strict=True) if keep],
             y=[np.median(row[there]) for row, there in zip(values, reached, strict=True) if there.any()],
