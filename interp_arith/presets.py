@@ -126,7 +126,9 @@ def _sanity(name: str, mask_first_n: int) -> Preset:
 
 def _table() -> dict[str, Preset]:
     entries = [
-        _modular("mod-add-113", ModularArithmetic(p=113), "every test question right within 600 steps"),
+        _modular(
+            "mod-add-113", ModularArithmetic(p=113), "every test question right, most seeds within 600 steps"
+        ),
         _modular(
             "mod-add-113-fast",
             ModularArithmetic(p=113),
@@ -228,7 +230,7 @@ def presets() -> list[str]:
     return list(PRESETS)
 
 
-def preset(name: str, **overrides: Any) -> RunConfig:
+def preset(name: str, /, **overrides: Any) -> RunConfig:
     """The config of a preset, with some fields replaced.
 
     >>> preset("mod-add-113", budget={"steps": 300}).budget.steps

@@ -315,7 +315,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise RequestError(f"{file} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"{file}: no YAML ({str(error).splitlines()[0]})") from None
+        raise RequestError(f"{file}: no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(data, dict):
         raise RequestError(f"{file}: no YAML mapping; a config looks like runs/NAME/config.yaml")
     return data

@@ -97,6 +97,7 @@ def sweep(
         jobs = _make_jobs([s.config for s in swept], folder, count, device, threads)
         request = stack.enter_context(stop_requests())
         teller = stack.enter_context(_Teller(jobs, plan.name, screen if progress else None))
+        teller.begin(len(swept) - sum(len(job.configs) for job in jobs))
         if not jobs:
             outcomes = []
         elif cluster is None:
@@ -216,7 +217,12 @@ def _complain(
 
 def _in_a_sweep(error: str) -> str:
     """An error of one run, without the advice that is for `train`."""
-    return error.partition("; everything saved before it")[0].partition("; the last good checkpoint")[0]
+    advice = (
+        "; everything saved before it",
+        "; the last good checkpoint",
+        "; the same command with --resume",
+    )
+    return min((error.partition(words)[0] for words in advice), key=len)
 
 
 class _Teller:
@@ -238,6 +244,11 @@ class _Teller:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def begin(self, already: int) -> None:
+        """How many runs an earlier time has finished."""
+        if already:
+            self._console.print(f"{already} runs were finished already", markup=False, highlight=False)
 
     def tell(self, what: str, outcome: Outcome) -> None:
         """One event of one job."""

@@ -54,6 +54,10 @@ def test_the_canonical_model_has_the_parameters_of_nanda_et_al():
     assert counted == by_hand == 226_688
 
 
+def test_a_preset_s_name_can_be_overridden_too():
+    assert preset("mod-add-113", name="other").run_name == "other-s0"
+
+
 def test_an_override_changes_its_field_and_leaves_the_preset_alone():
     config = preset("mod-add-113", budget={"steps": 3}, optimizer={"learning_rate": 0.5}, seed=4)
     assert (config.budget.steps, config.optimizer.learning_rate, config.seed) == (3, 0.5, 4)

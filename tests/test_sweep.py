@@ -138,14 +138,15 @@ def test_a_sweep_that_is_killed_or_stopped_goes_on(undisturbed, monkeypatch, num
 
 
 @pytest.mark.usefixtures("_here")
-def test_a_finished_sweep_trains_nothing_again(monkeypatch):
+def test_a_finished_sweep_trains_nothing_again(monkeypatch, capsys):
     first = sweep(small_sweep(), **QUIET)
 
     def refuse(*_: object) -> None:
         raise AssertionError("nothing is left to train")
 
     monkeypatch.setattr(sweep_module, "run_locally", refuse)
-    assert ia.sweep(small_sweep(), **QUIET).equals(first)
+    assert ia.sweep(small_sweep(), **QUIET | {"progress": True}).equals(first)
+    assert f"{RUNS} runs were finished already" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_here")

@@ -149,10 +149,18 @@ class SampledTask(Task, ABC):
 def read_questions(
     questions: Questions, operands: int, read_one: Callable[[str], tuple[int, ...]]
 ) -> Int[np.ndarray, "batch operands"]:
-    """Questions as integers: an array checked, strings read one by one; a single string is a list of one."""
+    """Questions as integers: an array checked, strings read one by one; a single string is a list of one.
+
+    Raises:
+        RequestError: they are neither, or one is in a wrong format.
+    """
     if isinstance(questions, np.ndarray | Tensor):
         return integer_questions(questions, operands)
-    listed = [questions] if isinstance(questions, str) else questions
+    listed = [questions] if isinstance(questions, str) else list(questions)
+    if other := next((type(q).__name__ for q in listed if not isinstance(q, str)), None):
+        raise RequestError(
+            f"questions: given a list with {other}; allowed: strings, or an integer array of shape [n, {operands}]"
+        )
     return np.array([read_one(question) for question in listed], dtype=np.int64).reshape(-1, operands)
 
 

@@ -232,7 +232,8 @@ class WandbSink(Sink):
             except wandb.Error as error:
                 self.close("failed")
                 hint = "log in with `wandb login`, or set WANDB_MODE=offline"
-                raise RequestError(f"Weights & Biases did not start: {error}; {hint}") from error
+                reason = str(error).rstrip(".")
+                raise RequestError(f"Weights & Biases did not start: {reason}; {hint}") from error
 
     def log(self, run: str, record: Mapping[str, float]) -> None:
         """Sends the record, under the names that it has in metrics.jsonl."""

@@ -113,6 +113,10 @@ def test_leading_zeros_beyond_the_layout_do_not_matter():
 
 
 def test_an_array_of_the_wrong_shape_is_refused():
+    with pytest.raises(
+        RequestError, match=r"a list with list; allowed: strings, or an integer array of shape \[n, 2\]"
+    ):
+        Addition().tokens([[23, 45]])
     with pytest.raises(RequestError, match=r"shape \[1, 3\] .*allowed: integers of shape \[n, 2\]"):
         Addition().parse(np.array([[1, 2, 3]]))
 
