@@ -43,7 +43,6 @@ def test_threads_are_set_for_training_and_set_back():
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
 def test_memory_that_was_freed_is_not_handed_back_and_taken_anew():
     code = """
 import resource, torch
@@ -58,8 +57,9 @@ print(kept, before, faults())
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     kept, before, after = out.split()
-    assert kept == "True"
-    assert int(after) < int(before) / 100
+    is_told = sys.platform.startswith("linux")
+    assert kept == str(is_told)
+    assert int(after) < int(before) / 100 or not is_told
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
