@@ -156,6 +156,8 @@ class RunConfig(Choice):
         plain["task"] |= {name: 0 for name in ("seed", "train_fraction") if name in plain["task"]}
         if self.budget.epochs is not None:  # then the share says how many steps there are
             plain["task"]["train_fraction"] = getattr(self.task, "train_fraction", None)
+        if "train_fraction" in plain["task"]:  # all must be evaluated on the same sets
+            plain["splits"] = [name for name in ("val", "test") if len(self.task.split(name))]
         return json.dumps(plain, sort_keys=True)
 
     def replace(self, **fields: Any) -> "RunConfig":

@@ -81,6 +81,12 @@ def test_the_share_is_not_free_where_it_says_how_many_steps_there_are():
     assert few.stack_key() == few.with_seed(5).replace(name="other").stack_key()
 
 
+def test_a_share_that_leaves_nothing_to_test_is_a_stack_of_its_own():
+    half, whole = (small_config(task=ModularArithmetic(p=7, train_fraction=share)) for share in (0.5, 1.0))
+    assert half.stack_key() != whole.stack_key()
+    assert half.stack_key() == half.replace(task={"train_fraction": 0.7}).stack_key()
+
+
 class TestMemory:
     @pytest.fixture
     def small_memory(self, monkeypatch):
