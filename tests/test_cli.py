@@ -240,7 +240,6 @@ def test_train_on_data_files(ask):
 
 
 def test_tensorboard_is_told_too(ask, tmp_path):
-    pytest.importorskip("tensorboard")
     ask(*TINY, "--track", "tensorboard", "--budget.steps", "2")
     assert list(tmp_path.glob("runs/mod-add-113-s0/tracker/*tfevents*"))
 

@@ -38,7 +38,6 @@ def free_port():
 @pytest.fixture
 def cluster():
     """The address of two nodes with a CPU each; both are stopped in the end."""
-    pytest.importorskip("ray")
     address = f"127.0.0.1:{free_port()}"
     common = [
         *(
@@ -103,7 +102,6 @@ def test_a_worker_is_killed_and_every_run_is_there_the_same_to_the_bit(cluster, 
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once(capsys):
-    pytest.importorskip("ray")
     address = f"127.0.0.1:{free_port()}"
     assert main(["sweep", write_file(Path()), "--ray", address]) == 2
     told = capsys.readouterr().err
@@ -115,7 +113,6 @@ def test_an_address_where_nothing_listens_is_refused_at_once(capsys):
 
 
 def test_an_address_that_says_nothing_is_refused_within_ten_seconds(capfd):
-    pytest.importorskip("ray")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(5)
@@ -130,7 +127,6 @@ def test_an_address_that_says_nothing_is_refused_within_ten_seconds(capfd):
 
 @pytest.mark.parametrize("address", ["nowhere", "localhost:", "localhost:http"])
 def test_an_address_that_is_none(address, capsys):
-    pytest.importorskip("ray")
     assert main(["sweep", write_file(Path()), "--ray", address]) == 2
     told = capsys.readouterr().err
     assert told == f"interp-arith: --ray {address!r}; allowed: HOST:PORT, ray://HOST:PORT or auto\n"
