@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from interp_arith.storage import write_atomically
+from interp_arith.files import write_atomically
 
 
 def replace_block(readme: Path, name: str, lines: list[str]) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from readme import replace_block
 
+from interp_arith.files import write_atomically
 from interp_arith.presets import PRESETS
 from interp_arith.runs import Run, find_runs
-from interp_arith.storage import write_atomically
 from interp_arith.training.config import is_lower_better
 
 MEASURED = Path(__file__).parent.parent / "interp_arith" / "measured.json"

@@ -62,9 +62,9 @@ def _presets(arguments: list[str]) -> None:
     """List the presets; with a name, show its config and its parameters tensor by tensor."""
     import tyro
 
+    from interp_arith.files import dump_yaml
     from interp_arith.models.transformer import build_model
     from interp_arith.presets import PRESETS, measured, preset
-    from interp_arith.storage import dump_yaml
     from interp_arith.tables import print_table
 
     def parameters(config: "RunConfig") -> dict[str, Any]:

@@ -13,11 +13,11 @@ import tyro
 from pydantic import Field, model_validator
 
 from interp_arith.errors import RequestError, unknown
+from interp_arith.files import read_yaml
 from interp_arith.overrides import TABLES, finish_task, parse_seeds, with_kind
 from interp_arith.presets import PRESETS, preset
 from interp_arith.registry import Choice
 from interp_arith.runs import load_config
-from interp_arith.storage import read_yaml
 from interp_arith.tasks.pairs import PairTask
 from interp_arith.training.config import RunConfig
 

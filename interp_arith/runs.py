@@ -14,9 +14,10 @@ from torch import Tensor
 from interp_arith.errors import RequestError, WorkError, unknown
 from interp_arith.evaluation.protocols import PROTOCOLS
 from interp_arith.figures.curves import training_curves, write_html
+from interp_arith.files import DamagedFileError, read_yaml
 from interp_arith.models.transformer import ArithmeticTransformer, build_model
 from interp_arith.presets import preset
-from interp_arith.storage import Checkpoint, DamagedFileError, RunDirectory, read_yaml
+from interp_arith.storage import Checkpoint, RunDirectory
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.pairs import PairTask
 from interp_arith.tasks.sources import question_sets

@@ -1,7 +1,6 @@
 """The only module that knows the file names in a run directory: atomic writes, hashes, locks; knows no model."""
 
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -14,17 +13,24 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-import yaml
 from torch import Tensor
 
-from interp_arith.errors import RequestError, WorkError
+from interp_arith.errors import RequestError
+from interp_arith.files import (
+    DamagedFileError,
+    append_durably,
+    cannot_write,
+    cut_lines,
+    dump_yaml,
+    read_checked,
+    read_lines,
+    read_yaml,
+    sha256,
+    write_atomically,
+)
 
 FORMAT_VERSION = 1
 Record = Mapping[str, float]
-
-
-class DamagedFileError(WorkError):
-    """A file of a run is missing, cut short or altered."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / ".lock", "a+", encoding="ascii")  # noqa: SIM115
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
         with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,7 +167,7 @@ class RunDirectory:
 
     def append_log(self, line: str) -> None:
         """One line in train.log."""
-        _append_durably(self.path / "train.log", line.rstrip("\n") + "\n")
+        append_durably(self.path / "train.log", line.rstrip("\n") + "\n")
 
     @property
     def tracker_folder(self) -> Path:
@@ -174,15 +180,15 @@ class RunDirectory:
         """Add records to metrics.jsonl, flushed to disk."""
         text = "".join(json.dumps(record) + "\n" for record in records)
         if text:
-            _append_durably(self.path / "metrics.jsonl", text)
+            append_durably(self.path / "metrics.jsonl", text)
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Every logged record; a torn last line is left out."""
-        return _read_lines(self.path / "metrics.jsonl")
+        return read_lines(self.path / "metrics.jsonl")
 
     def cut_metrics(self, last_step: int, inclusive: bool) -> None:
         """Forget the records after a step."""
-        _cut_lines(self.path / "metrics.jsonl", last_step, inclusive)
+        cut_lines(self.path / "metrics.jsonl", last_step, inclusive)
 
     # --- checkpoints.jsonl and weights/ ---
 
@@ -191,16 +197,16 @@ class RunDirectory:
         file = f"weights/step-{step:08d}.safetensors"
         data = safetensors.torch.save(dict(weights))
         write_atomically(self.path / file, data)
-        line = asdict(Checkpoint(step, file, _sha256(data), dict(metrics)))
-        _append_durably(self.path / "checkpoints.jsonl", json.dumps(line) + "\n")
+        line = asdict(Checkpoint(step, file, sha256(data), dict(metrics)))
+        append_durably(self.path / "checkpoints.jsonl", json.dumps(line) + "\n")
 
     def checkpoints(self) -> list[Checkpoint]:
         """The trajectory, by step."""
-        return [Checkpoint(**line) for line in _read_lines(self.path / "checkpoints.jsonl")]
+        return [Checkpoint(**line) for line in read_lines(self.path / "checkpoints.jsonl")]
 
     def cut_checkpoints(self, last_step: int, inclusive: bool) -> None:
         """Forget the checkpoints after a step."""
-        _cut_lines(self.path / "checkpoints.jsonl", last_step, inclusive)
+        cut_lines(self.path / "checkpoints.jsonl", last_step, inclusive)
 
     def read_weights(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
         """The weights of one checkpoint, their hash checked.
@@ -208,7 +214,7 @@ class RunDirectory:
         Raises:
             DamagedFileError: the file is missing, cut short or altered; the message names it.
         """
-        return safetensors.torch.load(_read_checked(self.path / checkpoint.file, checkpoint.sha256))
+        return safetensors.torch.load(read_checked(self.path / checkpoint.file, checkpoint.sha256))
 
     # --- best/ ---
 
@@ -217,7 +223,7 @@ class RunDirectory:
         file = f"best/step-{step:08d}.safetensors"
         data = safetensors.torch.save(dict(weights))
         write_atomically(self.path / file, data)
-        return Checkpoint(step, file, _sha256(data), dict(metrics))
+        return Checkpoint(step, file, sha256(data), dict(metrics))
 
     def write_best_list(self, best: Iterable[Checkpoint]) -> None:
         """best/best.json: the best steps, best first."""
@@ -249,7 +255,7 @@ class RunDirectory:
         torch.save(dict(state), buffer)
         # The archive ends with the length of its comment, 0; the 64 digits of the hash become the comment.
         data = buffer.getvalue()[:-2] + (64).to_bytes(2, "little")
-        write_atomically(self.path / "state" / f"step-{step:08d}.pt", data + _sha256(data).encode())
+        write_atomically(self.path / "state" / f"step-{step:08d}.pt", data + sha256(data).encode())
         for file in self._state_files()[:-keep]:
             file.unlink()
 
@@ -276,125 +282,10 @@ class RunDirectory:
         return sorted((self.path / "state").glob("step-*.pt"))
 
 
-def write_atomically(file: Path, data: bytes) -> None:
-    """Write to a temporary name, flush to disk, rename, flush the folder.
-
-    Raises:
-        WorkError: the disk is full or the folder cannot be written; what stood there before still stands.
-    """
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, file)
-        _flush_folder(file.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise _cannot_write(file, error) from error
-
-
-def dump_yaml(data: Mapping[str, Any]) -> str:
-    """A mapping as YAML, in its own order."""
-    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML mapping.
-
-    Raises:
-        RequestError: the file is missing, or is no YAML mapping.
-    """
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RequestError(f"{file}: no such file") from None
-    except OSError as error:
-        raise RequestError(f"{file} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"{file}: no YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(data, dict):
-        raise RequestError(f"{file}: no YAML mapping; a config looks like runs/NAME/config.yaml")
-    return data
-
-
-def sha256_of_folder(folder: Path, pattern: str) -> dict[str, str]:
-    """File name -> sha256, for data files that a run rests on."""
-    return {file.name: _sha256(file.read_bytes()) for file in sorted(folder.glob(pattern))}
-
-
-def _cannot_write(file: Path, error: OSError) -> WorkError:
-    return WorkError(
-        f"{file} could not be written ({error.strerror or error}); everything saved before it is whole; "
-        "make room, then run the same command with --resume"
-    )
-
-
-def _append_durably(file: Path, text: str) -> None:
-    before = file.stat().st_size if file.exists() else 0
-    try:
-        with open(file, "a", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        if not before:
-            _flush_folder(file.parent)
-    except OSError as error:
-        if file.exists():
-            os.truncate(file, before)
-        raise _cannot_write(file, error) from error
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        return []
-    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            if line:
-                rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):  # only the last line, the one without an end, may be torn
-                raise DamagedFileError(f"{file}, line {number} is damaged; train anew") from None
-    return rows
-
-
-def _cut_lines(file: Path, last_step: int, inclusive: bool) -> None:
-    kept = [row for row in _read_lines(file) if row["step"] < last_step + inclusive]
-    if file.is_file():
-        write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept).encode())
-
-
-def _read_checked(file: Path, sha256: str) -> bytes:
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise DamagedFileError(f"{file} is missing") from None
-    if _sha256(data) != sha256:
-        raise DamagedFileError(f"{file} is damaged: its sha256 is not the one in checkpoints.jsonl")
-    return data
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _state_step(file: Path) -> int:
     return int(file.stem.removeprefix("step-"))
 
 
 def _state_is_whole(file: Path) -> bool:
     data, digest = (content := file.read_bytes())[:-64], content[-64:]
-    return digest == _sha256(data).encode()
+    return digest == sha256(data).encode()

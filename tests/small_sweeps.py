@@ -12,7 +12,8 @@ from typing import Any
 
 from chaos.small_runs import differences, small_config
 
-from interp_arith.storage import RunDirectory, dump_yaml
+from interp_arith.files import dump_yaml
+from interp_arith.storage import RunDirectory
 from interp_arith.workers import Job, Outcome, work
 
 STATE_OF_STEP = "step-{:08d}.pt"

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 from interp_arith.errors import RequestError
 from interp_arith.evaluation.protocols import PROTOCOLS
+from interp_arith.files import dump_yaml, read_yaml
 from interp_arith.models.lean import answer_logits
 from interp_arith.models.positions import POSITIONS
 from interp_arith.models.transformer import build_model
 from interp_arith.presets import PRESETS
-from interp_arith.storage import RunDirectory, dump_yaml, read_yaml
+from interp_arith.storage import RunDirectory
 from interp_arith.tasks import TASKS, Addition, ModularArithmetic, PermutationComposition, Text
 from interp_arith.tasks.base import SampledTask
 from interp_arith.tasks.sampling import SPLITS

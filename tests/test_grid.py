@@ -6,9 +6,10 @@ from chaos.small_runs import small_config
 from small_sweeps import small_sweep
 
 from interp_arith.errors import RequestError
+from interp_arith.files import dump_yaml
 from interp_arith.grid import Sweep, config_fields, flat, read_sweep, with_fields
 from interp_arith.presets import preset
-from interp_arith.storage import RunDirectory, dump_yaml
+from interp_arith.storage import RunDirectory
 from interp_arith.tasks import ModularArithmetic
 from interp_arith.training.optimizers import Muon
 

@@ -12,14 +12,8 @@ import pytest
 import torch
 
 from interp_arith.errors import RequestError, WorkError
-from interp_arith.storage import (
-    Checkpoint,
-    DamagedFileError,
-    RunDirectory,
-    read_yaml,
-    sha256_of_folder,
-    write_atomically,
-)
+from interp_arith.files import DamagedFileError, read_yaml, sha256_of_folder, write_atomically
+from interp_arith.storage import Checkpoint, RunDirectory
 
 WEIGHTS = {"embed.W_E": torch.arange(12.0).reshape(3, 4), "blocks.0.mlp.b_in": torch.tensor([1.5, -2.0])}
 

@@ -8,9 +8,7 @@ import sys
 import pytest
 
 from interp_arith.errors import RequestError
-from interp_arith.storage import (
-    RunDirectory,
-)
+from interp_arith.storage import RunDirectory
 
 HOLDER = """
 import sys

@@ -21,7 +21,7 @@ from small_sweeps import (
 )
 
 import interp_arith as ia
-from interp_arith import storage, workers
+from interp_arith import files, storage, workers
 from interp_arith import sweep as sweep_module
 from interp_arith.cli import main
 from interp_arith.errors import RequestError, WorkError
@@ -152,7 +152,7 @@ def test_a_finished_sweep_trains_nothing_again(monkeypatch, capsys):
 @pytest.mark.usefixtures("_here")
 def test_the_sweep_as_resolved_is_kept_and_is_the_same_sweep():
     sweep(small_sweep(seeds="0..1"), **QUIET)
-    assert storage.read_yaml(Path("runs/small/sweep.yaml")) == small_sweep()
+    assert files.read_yaml(Path("runs/small/sweep.yaml")) == small_sweep()
     assert main(["sweep", "runs/small/sweep.yaml", "--device", "cpu"]) == 0
     assert ia.find_runs("runs") == []
     assert len(ia.find_runs("runs/small/runs")) == RUNS
@@ -180,7 +180,7 @@ def test_a_full_disk_loses_nothing_and_the_same_sweep_again_finishes(undisturbed
     def write_until_full(file: Path, data: bytes) -> None:
         left[0] -= 1
         if left[0] < 0 and "results" not in file.name:
-            raise storage._cannot_write(file, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            raise files.cannot_write(file, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         write(file, data)
 
     monkeypatch.setattr(storage, "write_atomically", write_until_full)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from interp_arith.errors import RequestError
+from interp_arith.files import sha256_of_folder
 from interp_arith.models.transformer import build_model
-from interp_arith.storage import RunDirectory, sha256_of_folder
+from interp_arith.storage import RunDirectory
 from interp_arith.tasks.sampling import torch_seed
 from interp_arith.tasks.sources import Source, make_source
 from interp_arith.training.checkpoints import Keeper

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from results import reaching
 
+from interp_arith.files import dump_yaml
 from interp_arith.runs import Run
-from interp_arith.storage import dump_yaml
 
 
 def run_with(folder: Path, metric: str, values: list[float]) -> Run:

@@ -11,7 +11,7 @@ import pytest
 from chaos.small_runs import differences, small_config, train_small
 
 import interp_arith
-from interp_arith import storage
+from interp_arith import files
 from interp_arith.runs import Run
 
 TESTS = Path(__file__).parents[1]
@@ -110,7 +110,7 @@ def test_a_command_killed_in_its_own_process_is_resumed_by_another(tmp_path):
     config = small_config(budget={"steps": 400}, log_every=20, evaluate_every=100)
     (expected,) = train_small(config, tmp_path / "expected")
     file = tmp_path / "config.yaml"
-    file.write_text(storage.dump_yaml(config.plain()))
+    file.write_text(files.dump_yaml(config.plain()))
     command = ("-m", "interp_arith.cli", "train", file, "--out", tmp_path / "runs", "--device", "cpu")
     with start(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
         for line in first.stdout:

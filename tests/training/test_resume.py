@@ -9,7 +9,7 @@ import pytest
 import torch
 from chaos.small_runs import SignalAt, differences, same_weights, small_config, train_small
 
-from interp_arith import storage
+from interp_arith import files
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.runs import Run
 from interp_arith.storage import RunDirectory
@@ -270,7 +270,7 @@ class TestFullDisk:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
                 return original(file, mode, *arguments, **options)
 
-            monkeypatch.setattr(storage, "open", guarded, raising=False)
+            monkeypatch.setattr(files, "open", guarded, raising=False)
 
         return fill
 
@@ -292,7 +292,7 @@ class TestFullDisk:
             train_small(small_config(checkpoints=CHANGING_BEST), tmp_path)
         assert caught.value.exit_status == 1
         assert name in str(caught.value)
-        monkeypatch.setattr(storage, "open", open, raising=False)
+        monkeypatch.setattr(files, "open", open, raising=False)
         run = RunDirectory(tmp_path / "small-s0")
         for checkpoint in run.checkpoints():
             assert run.read_weights(checkpoint)
@@ -305,7 +305,7 @@ class TestFullDisk:
         fills("config.yaml")
         with pytest.raises(WorkError, match=r"config\.yaml could not be written"):
             train_small(small_config(), tmp_path)
-        monkeypatch.setattr(storage, "open", open, raising=False)
+        monkeypatch.setattr(files, "open", open, raising=False)
         train_small(small_config(), tmp_path)
 
 

@@ -8,7 +8,7 @@ import yaml
 from chaos.small_runs import small_config
 
 from interp_arith.errors import RequestError
-from interp_arith.storage import dump_yaml
+from interp_arith.files import dump_yaml
 from interp_arith.tasks import Addition, ModularArithmetic
 from interp_arith.training.config import Budget, CheckpointPlan, RunConfig, StopRule
 from interp_arith.training.optimizers import OPTIMIZERS, Muon
