@@ -40,6 +40,8 @@ class ModelConfig(Choice):
     """Added to the variance."""
     positions: Annotated[SerializeAsAny[PositionScheme], BeforeValidator(POSITIONS.parse)] = Learned()
     """How the model knows where a token stands."""
+    attention_coefficient: float = Field(default=1.0, ge=0, le=1)
+    """α of an attention pattern α·softmax + (1 − α) (Zhong et al. 2023); 1 is plain attention, 0 attends evenly."""
     attention_bias: bool = False
     """Trained biases of queries, keys, values and the output projection."""
     mlp_bias: bool = True

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from interp_arith.models.attention import mixed_pattern
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.lookup import one_hot_rows, row_products, row_sums, rows
 
@@ -51,7 +52,7 @@ def answer_logits(
         if residual is None:
             residual, z = _first_attention(config, parameters, block, tokens, queries, mapped)
         else:
-            z = _attend(*_project(config, block, residual, queries), queries)
+            z = _attend(config, *_project(config, block, residual, queries), queries)
             residual = _at(residual, queries)
         residual = residual + _output(block, z)
         if not config.attention_only:
@@ -88,10 +89,11 @@ def _first_attention(
     residual, q = _together(find, [_at(table, queries, axis=0), q], _at(tokens, queries))
     if len(queries) == 1 and not mapped:
         k, v, seen = k[: queries.stop], v[: queries.stop], tokens[:, : queries.stop]
-        pattern = (row_products(q[:, 0], k, seen) / math.sqrt(q.shape[-1])).softmax(dim=1)
+        softmax = (row_products(q[:, 0], k, seen) / math.sqrt(q.shape[-1])).softmax(dim=1)
+        pattern = mixed_pattern(softmax, config.attention_coefficient)
         return residual, row_sums(pattern, v, seen)[:, None]
     k, v = _together(find, [k, v], tokens)
-    return residual, _attend(q, k, v, queries)
+    return residual, _attend(config, q, k, v, queries)
 
 
 def _together(
@@ -141,6 +143,7 @@ def _heads(
 
 
 def _attend(
+    config: ModelConfig,
     q: Float[Tensor, "batch query head d_head"],
     k: Float[Tensor, "batch pos head d_head"],
     v: Float[Tensor, "batch pos head d_head"],
@@ -149,12 +152,14 @@ def _attend(
     scale = 1 / math.sqrt(q.shape[-1])
     if len(queries) == 1:  # elementwise: products with matrices of one row are slow
         k, v = k[:, : queries.stop], v[:, : queries.stop]
-        pattern = ((q * k).sum(dim=-1) * scale).softmax(dim=1)
+        softmax = ((q * k).sum(dim=-1) * scale).softmax(dim=1)
+        pattern = mixed_pattern(softmax, config.attention_coefficient)
         return (pattern[..., None] * v).sum(dim=1, keepdim=True)
     positions = torch.arange(k.shape[1], device=k.device)
     later = positions > _at(positions, queries, axis=0)[:, None]
     scores = torch.einsum("bqhd,bkhd->bhqk", q * scale, k).masked_fill(later, -torch.inf)
-    return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(dim=-1), v)
+    pattern = mixed_pattern(scores.softmax(dim=-1), config.attention_coefficient, ~later)
+    return torch.einsum("bhqk,bkhd->bqhd", pattern, v)
 
 
 def _output(

@@ -13,6 +13,7 @@ from transformer_lens.components import MLP, Unembed
 from transformer_lens.hook_points import HookPoint
 
 from interp_arith.errors import RequestError, unknown
+from interp_arith.models.attention import MixedAttention
 from interp_arith.models.config import ModelConfig
 from interp_arith.tasks.base import Task
 
@@ -107,7 +108,9 @@ class ArithmeticTransformer(HookedTransformer):
             self.ln_final = nn.Identity()
         if config.tied:
             self.unembed = TiedUnembed(self.cfg, self.embed)
-        for block in self.blocks:
+        for layer, block in enumerate(self.blocks):
+            if config.attention_coefficient != 1:
+                block.attn = MixedAttention(self.cfg, layer, config.attention_coefficient)
             if config.attention_only:
                 del block.hook_mlp_out  # TransformerLens makes it, and it would never fire
             elif config.mlp_depth > 2:

@@ -244,14 +244,15 @@ class TestForeignWeights:
 
 class TestForwardAnalysis:
     @pytest.mark.parametrize("name", CONFIGS)
-    def test_attention_rows_sum_to_one_and_look_back_only(self, name):
-        model = make(name)
+    def test_attention_rows_look_back_only_and_sum_to_one_unless_part_of_them_is_constant(self, name):
+        model, alpha = make(name), CONFIGS[name].attention_coefficient
+        sums = alpha + (1 - alpha) * torch.arange(1, TASK.n_ctx + 1)
         logits, attention = model.forward_analysis(TOKENS)
         assert torch.equal(logits, model(TOKENS))
         assert len(attention) == model.cfg.n_layers
         for layer in attention:
             assert layer.shape == (3, model.cfg.n_heads, TASK.n_ctx, TASK.n_ctx)
-            assert torch.allclose(layer.sum(dim=-1), torch.ones(()), atol=1e-5)
+            assert torch.allclose(layer.sum(dim=-1), sums, atol=1e-5)
             assert not layer.triu(diagonal=1).any()
 
     @pytest.mark.parametrize("training", [True, False])
