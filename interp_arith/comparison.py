@@ -1,10 +1,12 @@
-"""Runs and seeds side by side, as tables; knows no files."""
+"""Runs and seeds side by side: as tables, and as one Dataset of measures; knows no files."""
 
 from collections.abc import Iterable
 
 import pandas as pd
+import xarray as xr
 
-from interp_arith.runs import Run
+from interp_arith.errors import RequestError
+from interp_arith.run import Run
 
 
 def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
@@ -46,3 +48,28 @@ def seeds_table(table: pd.DataFrame) -> pd.DataFrame:
             row[column] = f"{values.mean():.4g}{spread}{reached}"
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def measure_seeds(
+    runs: Iterable[Run],
+    names: Iterable[str] | None = None,
+    steps: Iterable[int] | None = None,
+    device: str = "auto",
+) -> xr.Dataset:
+    """`Run.measure` of several seeds of one config, as one Dataset with a `seed` dim; see mean_over_seeds.
+
+    Every seed has key frequencies of its own, and may have stopped at a step of its own: what a seed does not have is
+    NaN. The measures are kept in each run.
+
+    Raises:
+        RequestError: no run is given, two have the same seed, or a measure does not apply.
+    """
+    runs = list(runs)
+    seeds = [run.config.seed for run in runs]
+    if not runs or len(set(seeds)) < len(seeds):
+        raise RequestError(f"measure_seeds: given runs of seeds {seeds}; allowed: one or more, each of another seed")
+    chosen = None if names is None else list(names)
+    at = None if steps is None else list(steps)
+    found = [run.measure(chosen, at, device).expand_dims(seed=[run.config.seed]) for run in runs]
+    whole = xr.concat(found, dim="seed", join="outer", coords="minimal", compat="override")
+    return whole.sortby("step").drop_attrs(deep=False).assign_attrs(runs=" ".join(run.name for run in runs))

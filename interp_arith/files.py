@@ -58,7 +58,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RequestError(f"{file}: no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(data, dict):
-        raise RequestError(f"{file}: no YAML mapping; a config looks like runs/NAME/config.yaml")
+        raise RequestError(f"{file}: no YAML mapping; a config is lines such as `name: small`")
     return data
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from interp_arith.errors import RequestError, unknown
-from interp_arith.runs import Run, parse_step
+from interp_arith.run import Run, parse_step
 from interp_arith.tasks.base import SampledTask, Task
 from interp_arith.tasks.sampling import SPLITS
 from interp_arith.tasks.sources import split_questions

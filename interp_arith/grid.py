@@ -17,7 +17,7 @@ from interp_arith.files import read_yaml
 from interp_arith.overrides import TABLES, finish_task, parse_seeds, with_kind
 from interp_arith.presets import PRESETS, preset
 from interp_arith.registry import Choice
-from interp_arith.runs import load_config
+from interp_arith.run import load_config
 from interp_arith.tasks.pairs import PairTask
 from interp_arith.training.config import RunConfig
 

@@ -10,7 +10,7 @@ from interp_arith.errors import RequestError, unknown
 from interp_arith.models.positions import POSITIONS
 from interp_arith.presets import PRESETS, preset
 from interp_arith.registry import Choice, Registry
-from interp_arith.runs import load_config
+from interp_arith.run import load_config
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks import TASKS
 from interp_arith.tasks.base import Task

@@ -1,11 +1,10 @@
-"""Run: a run directory, typed; and the calls that make, find, train and evaluate runs."""
+"""The calls that make and evaluate runs; what a run is, is said in `run`."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -14,10 +13,9 @@ from torch import Tensor
 from interp_arith.errors import RequestError, WorkError, unknown
 from interp_arith.evaluation.protocols import PROTOCOLS
 from interp_arith.figures.curves import training_curves, write_html
-from interp_arith.files import DamagedFileError, read_yaml
-from interp_arith.models.transformer import ArithmeticTransformer, build_model
 from interp_arith.presets import preset
-from interp_arith.storage import Checkpoint, RunDirectory
+from interp_arith.run import Run, Step, find_runs, load_config, load_run, parse_step
+from interp_arith.storage import RunDirectory
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.pairs import PairTask
 from interp_arith.tasks.sources import question_sets
@@ -27,165 +25,7 @@ from interp_arith.training.machine import pick_device
 from interp_arith.training.sinks import TRACKERS, LiveTable, Sink, make_tracker
 from interp_arith.training.trainer import Trainer
 
-Step = int | Literal["last", "best"]
-SHIPPED = Path(__file__).parent.parent / "checkpoints"
-"""Trained runs that come with the repository."""
-
-
-class Run:
-    """A run directory, read.
-
-    Args:
-        path: the directory.
-
-    Raises:
-        RequestError: there is no run at the path.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.directory = RunDirectory(Path(path))
-        if not self.directory.exists:
-            raise RequestError(
-                f"{path} is no run: it has no config.yaml; `interp-arith runs` lists what there is"
-            )
-        self.config = load_config(self.directory.config_file)
-
-    @property
-    def task(self) -> Task:
-        """What was learnt, with the split that was used."""
-        return self.config.task
-
-    def __repr__(self) -> str:
-        steps = self.steps
-        kept = f"{len(steps)} checkpoints to step {steps[-1]}" if steps else "no checkpoint"
-        return f"Run({self.path}: {self.status}, {kept})"
-
-    @property
-    def path(self) -> Path:
-        """Where the run is."""
-        return self.directory.path
-
-    @property
-    def name(self) -> str:
-        """What it is called: the folder's name."""
-        return self.directory.name
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """run.json: status, versions, device, seconds, summary."""
-        return self.directory.read_info()
-
-    @property
-    def status(self) -> str:
-        """finished, interrupted, failed, running, or stopped (it says running, and nobody writes it)."""
-        status = self.info.get("status", "running")
-        return "stopped" if status == "running" and not self.directory.is_locked else status
-
-    @property
-    def steps(self) -> list[int]:
-        """The steps of the trajectory."""
-        return [checkpoint.step for checkpoint in self.directory.checkpoints()]
-
-    @property
-    def metrics(self) -> pd.DataFrame:
-        """Everything that was logged, a row a step."""
-        return pd.DataFrame(self.directory.read_metrics())
-
-    def checkpoint(self, step: Step = "last") -> Checkpoint:
-        """The checkpoint of a step; its metrics among its fields.
-
-        Raises:
-            RequestError: there is none; the message says which there are.
-        """
-        trajectory, step = self.directory.checkpoints(), parse_step(str(step))
-        if step == "best":
-            best = self.directory.best()
-            if not best:
-                raise RequestError(f"{self.path} keeps no best checkpoint; ask for 'last', or for a step")
-            return best[0]
-        if not trajectory:
-            raise RequestError(f"{self.path} has no checkpoint yet")
-        if step == "last":
-            return trajectory[-1]
-        found = next((c for c in trajectory if c.step == step), None)
-        if found is None:
-            steps = ", ".join(map(str, sorted(self.steps, key=lambda s: abs(s - int(step)))[:5]))
-            raise RequestError(f"{self.path} has no checkpoint at step {step}; the nearest are at {steps}")
-        return found
-
-    def weights(self, step: Step = "last") -> dict[str, Tensor]:
-        """The trained parameters of a step; see whole_checkpoint."""
-        return self.whole_checkpoint(step)[1]
-
-    def whole_checkpoint(self, step: Step = "last") -> tuple[Checkpoint, dict[str, Tensor]]:
-        """A checkpoint and its weights, their hash checked.
-
-        If the last checkpoint is damaged, a warning names it and the newest whole one before it is used.
-
-        Raises:
-            DamagedFileError: the file of the step that was asked for is missing or altered.
-        """
-        wanted = self.checkpoint(step)
-        if step != "last":
-            return wanted, self.directory.read_weights(wanted)
-        for checkpoint in reversed(self.directory.checkpoints()):
-            try:
-                return checkpoint, self.directory.read_weights(checkpoint)
-            except DamagedFileError as error:
-                warnings.warn(f"{error}; the checkpoint before it is used", stacklevel=3)
-        raise DamagedFileError(f"{self.path}: every checkpoint is damaged")
-
-    def model(self, step: Step = "last", device: str | torch.device = "cpu") -> ArithmeticTransformer:
-        """The model of a step, in eval mode."""
-        return self._model(self.weights(step)).to(device, print_details=False)
-
-    def _model(self, weights: dict[str, Tensor]) -> ArithmeticTransformer:
-        model = build_model(self.config.model, self.task)
-        model.load_state_dict(weights)
-        return model.eval()
-
-
-def load_config(file: str | Path) -> RunConfig:
-    """A RunConfig from a YAML file, with the split.npy that stands beside a run's.
-
-    Raises:
-        RequestError: no such file, no YAML, or a field is wrong.
-    """
-    config = RunConfig.model_validate(read_yaml(Path(file)))
-    mask = RunDirectory(Path(file).parent).read_split()
-    if mask is None or not isinstance(config.task, PairTask):
-        return config
-    return config.replace(task=config.task.with_split(mask))
-
-
-def load_run(path: str | Path) -> Run:
-    """A run by its path, or by its name in runs/ or among the shipped checkpoints.
-
-    Raises:
-        RequestError: there is no such run (with the nearest names).
-    """
-    for candidate in (Path(path), Path("runs") / path, SHIPPED / path):
-        if RunDirectory(candidate).exists:
-            return Run(candidate)
-    if Path(path).exists():
-        return Run(path)
-    names = [run.name for folder in (Path("runs"), SHIPPED) for run in find_runs(folder)]
-    if not names:
-        raise RequestError(f"no run at {path}; train one with `interp-arith train mod-add-113`")
-    raise unknown("run", str(path), names)
-
-
-def find_runs(folder: str | Path) -> list[Run]:
-    """Every run in a folder, by name; what cannot be read is left out with a warning."""
-    found = []
-    for path in sorted(Path(folder).glob("*")):
-        if not RunDirectory(path).exists:
-            continue
-        try:
-            found.append(Run(path))
-        except (RequestError, WorkError) as error:
-            warnings.warn(f"{path} is left out: {error}", stacklevel=2)
-    return found
+__all__ = ["Run", "evaluate", "find_runs", "load_config", "load_run", "train", "train_configs", "train_seeds"]
 
 
 def train(
@@ -355,15 +195,6 @@ def _trained(task: Task) -> set[tuple[int, ...]]:
     return set(map(tuple, task.split("train").tolist()))
 
 
-def parse_step(step: str) -> Step:
-    """ "last", "best", or a step's number."""
-    if step in ("last", "best"):
-        return step  # pyright: ignore[reportReturnType]
-    if not step.isdecimal():
-        raise RequestError(f"step {step!r}; allowed: a whole number, 'last' or 'best'")
-    return int(step)
-
-
 def evaluate(
     run: Run | str | Path, protocol: str = "test", step: Step | str = "last", device: str = "auto"
 ) -> pd.DataFrame:
@@ -381,7 +212,7 @@ def evaluate(
     how = PROTOCOLS.make(protocol)
     run = run if isinstance(run, Run) else load_run(run)
     checkpoint, weights = run.whole_checkpoint(parse_step(str(step)))
-    model = run._model(weights).to(pick_device(device), print_details=False)
+    model = run.model_of(weights).to(pick_device(device), print_details=False)
     found = how.evaluate(model, run.task, question_sets(run.task, run.config.data_dir))
     file = run.directory.write_evaluation(
         protocol, checkpoint.step, {"step": checkpoint.step, **found.plain()}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+import xarray as xr
 from torch import Tensor
 
 from interp_arith.errors import RequestError
@@ -164,6 +165,20 @@ class RunDirectory:
         file = self.path / "evaluations" / f"{protocol}-step-{step}.json"
         write_atomically(file, json.dumps(result, indent=1, ensure_ascii=False).encode())
         return file
+
+    def write_measure(self, name: str, netcdf: bytes) -> None:
+        """measures/NAME.nc: one measure over the trajectory."""
+        write_atomically(self.path / "measures" / f"{name}.nc", netcdf)
+
+    def read_measure(self, name: str) -> xr.DataArray | None:
+        """A measure that is kept; None where there is none, or it cannot be read."""
+        file = self.path / "measures" / f"{name}.nc"
+        if not file.is_file():
+            return None
+        try:
+            return xr.load_dataarray(io.BytesIO(file.read_bytes()), engine="h5netcdf")
+        except (OSError, ValueError, KeyError):
+            return None
 
     def append_log(self, line: str) -> None:
         """One line in train.log."""

@@ -7,20 +7,18 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, TextIO
+from typing import Any, TextIO
 
 import pandas as pd
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.grid import Sweep, SweptRun, read_sweep
 from interp_arith.models.transformer import build_model
-from interp_arith.runs import load_run
+from interp_arith.run import load_run
 from interp_arith.storage import RunDirectory
-from interp_arith.sweep_results import SweepFolder, results_table, summary_table
-from interp_arith.tables import print_table
+from interp_arith.sweep_results import SweepFolder, results_table
 from interp_arith.tasks.sources import make_source
 from interp_arith.training.checkpoints import Keeper, check
 from interp_arith.training.config import RunConfig
@@ -267,51 +265,6 @@ class _Teller:
         failed = f", {self._failed} failed" if self._failed else ""
         text = f"{self._title}: {self._running} running{failed}"
         self._progress.update(self._bar, completed=self._done, description=text)
-
-
-def sweep_command(
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.yaml")],
-    out: Path = Path("runs"),
-    device: str = "auto",
-    workers: int | None = None,
-    ray: str | None = None,
-    gpus_per_worker: float = 0.5,
-    retries: int = 2,
-) -> None:
-    """Train a sweep.
-
-    Args:
-        file: a grid of config fields, and seeds.
-        out: the folder in which the sweep's own folder is made.
-        device: auto, cpu or cuda.
-        workers: processes at once; a CPU core each unless given, one on a GPU.
-        ray: the address of a Ray cluster, HOST:PORT, or auto.
-        gpus_per_worker: the share of a GPU that a worker takes on Ray.
-        retries: how often a job that failed or died is tried again.
-    """
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"--out {out} is a file; give a folder, which is made if there is none")
-    plan = read_sweep(file)
-    try:
-        sweep(plan, out, device, workers, ray, gpus_per_worker, retries)
-    except WorkError:
-        _show(plan, SweepFolder(out / plan.name))
-        raise
-    _show(plan, SweepFolder(out / plan.name))
-
-
-def _show(plan: Sweep, folder: SweepFolder) -> None:
-    """The mean over seeds of every point that has finished, and where the results are."""
-    if not folder.table.is_file():
-        return
-    swept = plan.runs()
-    means = summary_table(plan, swept, results_table(plan, swept, folder.runs))
-    if not means.empty:
-        first_number = len(plan.grid)
-        print_table(
-            tuple(means.columns), means.itertuples(index=False), range(first_number, len(means.columns))
-        )
-    print(f"a row a run: {folder.table}; in Python: ia.load_sweep({str(folder.path)!r})")
 
 
 class _CallableModule(ModuleType):

@@ -13,7 +13,7 @@ from interp_arith.figures.curves import write_html
 from interp_arith.figures.sweeps import sweep_points
 from interp_arith.files import dump_yaml, read_yaml, write_atomically
 from interp_arith.grid import Axis, Sweep, SweptRun, read_sweep
-from interp_arith.runs import Run
+from interp_arith.run import Run
 from interp_arith.storage import RunDirectory
 
 RESULTS = (

@@ -12,17 +12,24 @@ PACKAGE = ROOT / "interp_arith"
 MOST_LINES = 400
 
 LAYERS = """
-    errors shapes registry storage
+    errors shapes registry files storage
     tasks.sampling tasks.tokenizer tasks.base tasks.pairs tasks.modular tasks.permutations tasks.addition tasks.text
     tasks tasks.sources tasks.scoring
-    models.positions models.config models.transformer models.lookup models.lean models
+    models.positions models.config models.attention models.transformer models.imported models.lookup models.lean
+    models
     training.optimizers training.schedules training.curricula training.config training.machine
     training.ensemble training.step training.recorded training.checkpoints training.lanes training.signals
     training.sinks training.trainer training
     presets
     evaluation.decoding evaluation.protocols evaluation
-    figures.curves figures.sweeps figures
-    runs comparison generation tables overrides grid workers sweep_results sweep cli
+    interp.base interp.phases interp.bootstrap interp.forward interp.answers interp.cyclic interp.fourier
+    interp.keys interp.neurons interp.losses interp.spectra interp.progress interp.clock_pizza interp.attention
+    interp.learning_coefficient interp.pictures interp.measures interp.trajectory interp
+    figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures
+    kept run runs comparison report generation tables overrides importing grid workers sweep_results sweep
+    commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data
+    commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report
+    commands cli
 """
 """Every module, each below all that it may import."""
 ROOMS = LAYERS.split()
@@ -51,9 +58,10 @@ DRAWS = re.compile(
 DRAWS_WITH_A_GENERATOR_PASSED_IN = {
     "models.transformer": {"torch.randn", "torch.multinomial", "torch.Generator"},
     "training.lanes": {"torch.Generator"},
+    "interp.learning_coefficient": {"torch.randn", "torch.Generator"},
     "generation": {"torch.Generator"},
 }
-"""Outside tasks/sampling.py: weights and next tokens, drawn from the generator that the caller gives or seeds."""
+"""Outside tasks/sampling.py: weights, next tokens and walks, drawn from the generator that the caller gives or seeds."""
 
 
 def name_of(file: Path) -> str:

@@ -10,6 +10,7 @@ import torch
 from chaos.small_runs import differences, same_weights, small_config
 
 from interp_arith import comparison, runs
+from interp_arith import run as run_room
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.runs import Run, evaluate, find_runs, load_config, load_run, train, train_seeds
@@ -150,7 +151,7 @@ class TestFinding:
 
     def test_a_run_is_found_by_its_name_among_the_shipped_ones(self, folder, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(runs, "SHIPPED", folder / "runs")
+        monkeypatch.setattr(run_room, "SHIPPED", folder / "runs")
         assert load_run("small-s0").path == folder / "runs" / "small-s0"
 
     def test_a_wrong_name_is_answered_with_the_nearest(self, folder, monkeypatch):
@@ -162,7 +163,7 @@ class TestFinding:
 
     def test_where_there_are_none_it_says_how_to_train_one(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(runs, "SHIPPED", tmp_path / "none")
+        monkeypatch.setattr(run_room, "SHIPPED", tmp_path / "none")
         with pytest.raises(
             RequestError, match="no run at mine; train one with `interp-arith train mod-add-113`"
         ):

@@ -120,7 +120,7 @@ class TestConfig:
         [
             (b"a: [1", "no YAML"),
             (b"\xff\xfe", "no YAML"),
-            (b"- 1\n- 2", "no YAML mapping; a config looks like"),
+            (b"- 1\n- 2", "no YAML mapping; a config is lines such as"),
             (b"", "no YAML mapping"),
         ],
     )

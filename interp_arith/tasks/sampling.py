@@ -4,7 +4,9 @@ Every draw is a pure function of (seed, stream, counter), so that training resum
 batches of an uninterrupted run without any generator state being kept.
 """
 
+import random
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -18,6 +20,8 @@ SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 _STREAMS = {"split": 0, "shuffle": 1, "train": 2, "val": 3, "test": 4, "initialization": 5, "example": 6}
 _HELD_OUT_SHARE = 0.05
 _PROPAGATING_SHARE = 0.6
+_TRIPLES = 100
+_MOST_SHUFFLED = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,23 @@ def in_split(pairs: Int[np.ndarray, "batch operands"], split: SplitName) -> Bool
     if split == "val":
         return (share >= _HELD_OUT_SHARE) & (share < 2 * _HELD_OUT_SHARE)
     return share >= 2 * _HELD_OUT_SHARE
+
+
+@cache
+def drawn_triples(n: int) -> Int[np.ndarray, "batch 3"]:
+    """100 triples (a, b, c) of 0 … n−1, always the same; all of them, shuffled, where there are fewer.
+
+    The first of `random.Random(42).shuffle` on the list of all n³ triples, a slowest and c fastest, as Zhong et al.
+    2023 drew theirs; above n = 200, where that list grows too long, those of `random.Random(42).sample`.
+    """
+    rng = random.Random(42)
+    if n**3 > _MOST_SHUFFLED:
+        drawn = rng.sample(range(n**3), _TRIPLES)
+    else:
+        order = list(range(n**3))
+        rng.shuffle(order)
+        drawn = order[:_TRIPLES]
+    return np.stack(np.unravel_index(drawn, (n, n, n)), axis=1)
 
 
 def _hash(numbers: Int[np.ndarray, "batch operands"]) -> UInt64[np.ndarray, " batch"]:

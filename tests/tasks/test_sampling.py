@@ -1,5 +1,8 @@
 """Seeded draws: pure functions of seed, stream and counter."""
 
+import itertools
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from interp_arith.tasks.sampling import (
     SPLITS,
     draw_split,
+    drawn_triples,
     generator,
     in_split,
     shuffled_rows,
@@ -82,3 +86,19 @@ def test_the_split_of_a_question_does_not_depend_on_the_others():
     pairs = np.array([[3, 4], [5, 6], [123456789, 987654321]])
     together = in_split(pairs, "train")
     assert [bool(in_split(pair[None], "train")[0]) for pair in pairs] == together.tolist()
+
+
+@pytest.mark.parametrize("n", [3, 5, 59])
+def test_drawn_triples_are_the_first_of_a_shuffled_list_of_all(n):
+    triples = list(itertools.product(range(n), repeat=3))
+    random.Random(42).shuffle(triples)
+    assert drawn_triples(n).tolist() == [list(triple) for triple in triples[:100]]
+
+
+def test_triples_of_a_long_list_are_drawn_without_making_it():
+    triples = drawn_triples(10_007)
+    assert triples.shape == (100, 3)
+    assert len(np.unique(triples, axis=0)) == 100
+    assert triples.min() >= 0
+    assert triples.max() < 10_007
+    assert (triples.max(axis=0) > 9_000).all()

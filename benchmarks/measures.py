@@ -1,0 +1,117 @@
+"""What measures cost: each one, and what they share, at one checkpoint; and all of them at many, which must be flat.
+
+    python benchmarks/measures.py                  # random weights of mod-add-113, 25, 50 and 100 checkpoints
+    python benchmarks/measures.py runs/NAME        # the checkpoints of a run, over and over
+
+Random weights have no key frequencies, so five are given; nor have they clusters of neurons, whose ablation costs
+nothing then: a run that has grokked is measured with what it has.
+"""
+
+import resource
+import time
+from argparse import ArgumentParser
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+from statistics import median
+from typing import TypeVar
+
+import torch
+
+import interp_arith as ia
+from interp_arith.interp.base import Measure, Subject
+from interp_arith.interp.measures import MEASURES
+from interp_arith.interp.trajectory import fixed_keys
+from interp_arith.models.transformer import ArithmeticTransformer, build_model
+from interp_arith.tasks import ModularArithmetic
+from interp_arith.tasks.base import Task
+
+T = TypeVar("T")
+KEYS = (4, 17, 30, 43, 56)
+WARM_UP = 2
+
+
+class TimedSubject(Subject):
+    """A subject that tells what making each part took, less the parts that it asked for itself."""
+
+    def __init__(self, model: ArithmeticTransformer, task: Task, keys: tuple[int, ...]) -> None:
+        super().__init__(model, task, keys)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inside = [0.0]
+
+    def get(self, part: Callable[[Subject], T]) -> T:
+        """The part, timed when it is made."""
+        return self.timed(f"· {part.__name__}", lambda: super(TimedSubject, self).get(part))
+
+    def timed(self, name: str, work: Callable[[], T]) -> T:
+        """What the work gives; its own time is added to the name."""
+        self._inside.append(0.0)
+        begun = time.perf_counter()
+        found = work()
+        whole = time.perf_counter() - begun
+        self.seconds[name] += whole - self._inside.pop()
+        self._inside[-1] += whole
+        return found
+
+
+def random_models(task: Task) -> Iterator[ArithmeticTransformer]:
+    """Other weights every time."""
+    model = build_model(ia.ModelConfig(), task).eval()
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        model.initialize(generator)
+        yield model
+
+
+def measured(
+    models: Iterator[ArithmeticTransformer],
+    task: Task,
+    keys: tuple[int, ...],
+    measures: list[Measure],
+    n: int,
+) -> list[dict[str, float]]:
+    """Seconds of each measure and part, for each of n checkpoints."""
+    rows = []
+    for model in islice(models, n):
+        subject = TimedSubject(model, task, keys)
+        for each in measures:
+            subject.timed(each.name, lambda each=each, subject=subject: each(subject))
+        rows.append(dict(subject.seconds))
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = ArgumentParser(description="What measures cost.")
+    parser.add_argument("run", nargs="?", help="a run directory; random weights unless given")
+    parser.add_argument("--checkpoints", type=int, nargs="+", default=[25, 50, 100])
+    parser.add_argument("--p", type=int, default=113, help="the modulus, where weights are random")
+    arguments = parser.parse_args()
+    if arguments.run:
+        run = ia.load_run(arguments.run)
+        task, models = run.task, cycle([run.model(step) for step in run.steps])
+        keys = fixed_keys(run.model(), task) or ()
+    else:
+        task, keys = ModularArithmetic(p=arguments.p), tuple(k for k in KEYS if k <= arguments.p // 2)
+        models = random_models(task)
+    first = next(models)
+    chosen = MEASURES.chosen(None, task, first.config)
+    measured(models, task, keys, chosen, WARM_UP)
+    begun = time.process_time()
+    rows = measured(models, task, keys, chosen, max(arguments.checkpoints))
+    processor = (time.process_time() - begun) / len(rows)
+    print(f"{len(chosen)} measures, {torch.get_num_threads()} threads, key frequencies {list(keys)}")
+    print("ms at one checkpoint (median), what is shared marked with ·:")
+    costs = {name: median(row.get(name, 0.0) for row in rows) for name in rows[-1]}
+    for name, seconds in sorted(costs.items(), key=lambda item: -item[1]):
+        if seconds >= 5e-4:
+            print(f"{1000 * seconds:8.1f}  {name}")
+    for n in arguments.checkpoints:
+        total = sum(sum(row.values()) for row in rows[:n])
+        print(f"{n} checkpoints: {total:.1f} s, {total / n:.3f} s each")
+    print(f"processor time, of all threads: {processor:.3f} s each")
+    print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

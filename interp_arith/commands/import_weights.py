@@ -1,0 +1,92 @@
+"""Make a run of weights that others trained."""
+
+import io
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from numpy.lib.format import MAGIC_PREFIX
+
+from interp_arith.commands.parsing import parse
+from interp_arith.errors import RequestError
+from interp_arith.importing import import_weights
+from interp_arith.models.imported import Layout
+from interp_arith.overrides import base_config, finish_config
+from interp_arith.run import Run
+from interp_arith.tables import print_table
+from interp_arith.training.config import RunConfig
+
+
+def run(arguments: list[str]) -> None:
+    """`interp-arith import`."""
+    named, rest = _without_config(arguments)
+    start, rest = base_config("import", [named, *rest])
+
+    def command(
+        file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")],
+        config: Annotated[RunConfig, tyro.conf.FlagConversionOff, tyro.conf.arg(name="")] = start,
+        split: Path | None = None,
+        layout: Layout = "auto",
+        ignore: tuple[str, ...] = (),
+        out: Path = Path("runs"),
+    ) -> None:
+        """Import weights.
+
+        Args:
+            file: a state dict, by torch.save or safetensors.
+            config: every field of the run.
+            split: a .npy file, True at [a, b] where a question was trained on.
+            layout: of the state dict; transposed is that of early grokking code.
+            ignore: names of tensors to leave out.
+            out: the folder of runs.
+        """
+        finished = finish_config(start, config, rest)
+        mask = None if split is None else _read_mask(split)
+        _tell(import_weights(file, finished, out=out, split=mask, layout=layout, ignore=ignore))
+
+    parse(command, "import FILE --config PRESET|CONFIG.yaml", __doc__, rest)
+
+
+def _without_config(arguments: list[str]) -> tuple[str, list[str]]:
+    """What --config says, and the other arguments."""
+    rest: list[str] = []
+    named: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, _, value = word.partition("=")
+        if option == "--config":
+            named.append(value or next(words, ""))
+        else:
+            rest.append(word)
+    if named and named[-1] and not named[-1].startswith("-"):
+        return named[-1], rest
+    if {"-h", "--help"} & set(rest):
+        return "--help", []
+    raise RequestError(
+        "import: no config given; for example interp-arith import model.pt --config mod-add-113 --name theirs"
+    )
+
+
+def _read_mask(file: Path) -> np.ndarray:
+    try:
+        data = file.read_bytes()
+        if data.startswith(MAGIC_PREFIX):  # NumPy opens other kinds of files too
+            return np.load(io.BytesIO(data), allow_pickle=False)
+    except FileNotFoundError:
+        raise RequestError(f"--split {file}: no such file") from None
+    except (ValueError, EOFError, OSError):
+        pass
+    raise RequestError(f"--split {file} is no NumPy array; numpy.save a boolean [p, p] array")
+
+
+def _tell(run: Run) -> None:
+    info = run.info
+    parameters = sum(tensor.numel() for tensor in run.weights().values())
+    print(f"{run.path}: {parameters:,} parameters from {info['source']} ({info['layout']} layout)")
+    last = info["summary"]["last"]
+    sets = [key.removesuffix("_loss") for key in last if key.endswith("_loss")]
+    rows = [
+        (name, *(last[f"{name}_{what}"] for what in ("loss", "accuracy", "exact_match"))) for name in sets
+    ]
+    print_table(("set", "loss", "accuracy", "exact match"), rows, numbers=range(1, 4))

@@ -1,0 +1,38 @@
+"""Show questions as the model sees them: tokens, positions and loss mask."""
+
+from typing import Annotated
+
+import tyro
+
+from interp_arith.commands.parsing import parse
+from interp_arith.generation import token_rows
+from interp_arith.overrides import base_config, finish_task
+from interp_arith.tables import print_table
+from interp_arith.tasks.base import Task
+
+
+def run(arguments: list[str]) -> None:
+    """`interp-arith inspect-data`."""
+    start, rest = base_config("inspect-data", arguments)
+
+    def command(
+        n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None,
+        min_digits: int | None = None,
+        max_digits: int | None = None,
+        split: str = "train",
+        task: Annotated[Task, tyro.conf.FlagConversionOff] = start.task,
+    ) -> None:
+        """Show questions.
+
+        Args:
+            n: how many (5, or as many as there are, unless given).
+            min_digits: the shortest operands, where questions are drawn.
+            max_digits: the longest.
+            split: train, val or test.
+            task: what is asked.
+        """
+        for title, rows in token_rows(finish_task(start.task, task), split, n, min_digits, max_digits):
+            print(title)
+            print_table(("position", "token", "id", "target", "loss"), rows, numbers=(0, 2))
+
+    parse(command, "inspect-data PRESET|CONFIG.yaml", __doc__, rest)

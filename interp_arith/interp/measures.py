@@ -1,0 +1,53 @@
+"""The table of measures: one line a measure; and all of them, or some, of one model."""
+
+from collections.abc import Iterable, Sequence
+
+import xarray as xr
+
+from interp_arith.interp.attention import ATTENTION_MEASURES
+from interp_arith.interp.base import Measures, Subject
+from interp_arith.interp.clock_pizza import CLOCK_PIZZA_MEASURES
+from interp_arith.interp.keys import KEY_MEASURES
+from interp_arith.interp.learning_coefficient import LEARNING_COEFFICIENT_MEASURES
+from interp_arith.interp.losses import LOSS_MEASURES
+from interp_arith.interp.neurons import NEURON_MEASURES
+from interp_arith.interp.pictures import PICTURES
+from interp_arith.interp.progress import PROGRESS_MEASURES
+from interp_arith.interp.spectra import SPECTRUM_MEASURES
+from interp_arith.models.transformer import ArithmeticTransformer
+from interp_arith.tasks.base import Task
+
+MEASURES = Measures(
+    *LOSS_MEASURES,
+    *SPECTRUM_MEASURES,
+    *KEY_MEASURES,
+    *NEURON_MEASURES,
+    *PROGRESS_MEASURES,
+    *CLOCK_PIZZA_MEASURES,
+    *ATTENTION_MEASURES,
+    *LEARNING_COEFFICIENT_MEASURES,
+    *PICTURES,
+)
+
+
+def measure(
+    model: ArithmeticTransformer,
+    task: Task,
+    names: Iterable[str] | None = None,
+    *,
+    keys: Sequence[int] | None = None,
+) -> xr.Dataset:
+    """Measures of one model, one variable each.
+
+    Args:
+        model: to be measured.
+        task: with its split.
+        names: of MEASURES; all that apply and are not dear, unless given.
+        keys: the key frequencies to use; this model's own unless given.
+
+    Raises:
+        RequestError: a name is unknown, or its measure does not apply.
+    """
+    chosen = MEASURES.chosen(names, task, model.config)
+    subject = Subject(model, task, keys)
+    return xr.Dataset({each.name: each(subject) for each in chosen})

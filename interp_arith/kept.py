@@ -1,0 +1,132 @@
+"""Measures kept in a run directory: taken once for each checkpoint, extended by new ones, taken anew where stale.
+
+What is kept says what it rests on: the measure's version, the hash of each checkpoint, and, where they matter, the
+key frequencies and the split. Where one of them has changed, so has the number.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from interp_arith.interp.base import Measure
+from interp_arith.interp.trajectory import measure_steps
+from interp_arith.models.transformer import ArithmeticTransformer
+from interp_arith.storage import Checkpoint, RunDirectory
+from interp_arith.tasks.base import Task
+
+CHECKPOINT = "checkpoint"
+"""The coordinate that holds the hash of each step's weights."""
+_AT_ONCE = 25  # checkpoints between two writings, which is what a killed process loses
+
+
+def split_digest(task: Task) -> str:
+    """A hash of the training questions, which is that of the split."""
+    return hashlib.sha256(np.ascontiguousarray(task.split("train")).tobytes()).hexdigest()
+
+
+def rests_on(measure: Measure, task: Task, keys: Sequence[int] | None) -> dict[str, str | int]:
+    """What decides a measure's numbers besides the weights, as attributes of what is kept."""
+    said: dict[str, str | int] = {
+        "version": measure.version
+    }  # an attribute "keys" would make an array look like a dict
+    if "keys" in measure.rests_on:
+        said["fixed_keys"] = "none" if keys is None else " ".join(map(str, keys))
+    if "split" in measure.rests_on:
+        said["split_digest"] = split_digest(task)
+    return said
+
+
+def measure_checkpoints(
+    directory: RunDirectory,
+    checkpoints: Sequence[Checkpoint],
+    model: ArithmeticTransformer,
+    weights_of: Callable[[Checkpoint], Mapping[str, Tensor] | None],
+    task: Task,
+    measures: Sequence[Measure],
+    keys: Sequence[int] | None,
+) -> xr.Dataset:
+    """Every measure at every checkpoint; what is not kept yet is taken, and kept.
+
+    Args:
+        directory: of the run.
+        checkpoints: by step.
+        model: whose weights are replaced by those of each checkpoint.
+        weights_of: a checkpoint's weights, or None where they are damaged: that step is left out.
+        task: with its split.
+        measures: that apply.
+        keys: the key frequencies to use at every step.
+    """
+    kept = {m.name: _still_true(directory.read_measure(m.name), m, task, keys, checkpoints) for m in measures}
+    missing = {name: _missing(found, checkpoints) for name, found in kept.items()}
+    for wanted in {
+        tuple(c.step for c in lacking): lacking for lacking in missing.values() if lacking
+    }.values():
+        group = [m for m in measures if missing[m.name] == wanted]
+        hashes: dict[int, str] = {}
+        taken = measure_steps(_models(wanted, model, weights_of, hashes), task, group, keys)
+        for each in group:
+            if each.name in taken:
+                fresh = taken[each.name].assign_coords({CHECKPOINT: ("step", list(hashes.values()))})
+                whole = _joined(kept[each.name], fresh.assign_attrs(rests_on(each, task, keys)))
+                kept[each.name] = whole
+                directory.write_measure(each.name, bytes(whole.to_dataset().to_netcdf(engine="h5netcdf")))
+    wanted_steps = {c.step for c in checkpoints}
+    arrays = {
+        name: found.sel(step=[s for s in found["step"].to_numpy() if s in wanted_steps]).drop_vars(CHECKPOINT)
+        for name, found in kept.items()
+        if found is not None
+    }
+    return xr.Dataset(arrays)
+
+
+def _models(
+    checkpoints: Sequence[Checkpoint],
+    model: ArithmeticTransformer,
+    weights_of: Callable[[Checkpoint], Mapping[str, Tensor] | None],
+    hashes: dict[int, str],
+) -> Iterator[tuple[int, ArithmeticTransformer]]:
+    """The model at each checkpoint whose weights are whole; their hashes are noted."""
+    for checkpoint in checkpoints:
+        weights = weights_of(checkpoint)
+        if weights is not None:
+            model.load_state_dict(weights)
+            hashes[checkpoint.step] = checkpoint.sha256
+            yield checkpoint.step, model
+
+
+def _still_true(
+    found: xr.DataArray | None,
+    measure: Measure,
+    task: Task,
+    keys: Sequence[int] | None,
+    checkpoints: Sequence[Checkpoint],
+) -> xr.DataArray | None:
+    """What is kept, less the steps whose weights are others now; None where nothing of it holds any more."""
+    if found is None or CHECKPOINT not in found.coords:
+        return None
+    said = rests_on(measure, task, keys)
+    if any(str(found.attrs.get(name)) != str(value) for name, value in said.items()):
+        return None
+    now = {c.step: c.sha256 for c in checkpoints}
+    pairs = zip(found["step"].to_numpy().tolist(), found[CHECKPOINT].to_numpy().tolist(), strict=True)
+    whole = [step for step, digest in pairs if now.get(step, digest) == digest]
+    return found.sel(step=whole) if whole else None
+
+
+def _missing(found: xr.DataArray | None, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    there = set() if found is None else set(found["step"].to_numpy().tolist())
+    return [c for c in checkpoints if c.step not in there]
+
+
+def _joined(kept: xr.DataArray | None, fresh: xr.DataArray) -> xr.DataArray:
+    """Both, by step; where the other coordinates differ, what was kept is of another shape and goes."""
+    if kept is None:
+        return fresh
+    try:
+        both = xr.concat([kept, fresh], dim="step", join="exact", coords="minimal", compat="override")
+    except ValueError:
+        return fresh
+    return both.sortby("step").assign_attrs(fresh.attrs)

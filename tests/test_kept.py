@@ -1,0 +1,212 @@
+"""Measures kept in a run: taken once, extended by new checkpoints, taken anew where what they rest on has changed."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from interp_arith import run as run_room
+from interp_arith.comparison import measure_seeds
+from interp_arith.errors import RequestError
+from interp_arith.interp import trajectory
+from interp_arith.interp.base import Measures, Subject
+from interp_arith.interp.measures import MEASURES, measure
+from interp_arith.presets import preset
+from interp_arith.run import Run
+from interp_arith.runs import train, train_seeds
+from interp_arith.tasks import Text
+
+QUIET = {"device": "cpu", "progress": False}
+CHEAP = ["train_loss", "weight_norm"]
+
+
+def tiny(steps: int = 8, **fields):
+    """Addition mod 11: milliseconds a step."""
+    small = {
+        "name": "tiny",
+        "task": {"p": 11, "train_fraction": 0.6},
+        "model": {"d_model": 16, "n_heads": 2, "d_mlp": 24},
+        "budget": {"steps": steps},
+    }
+    return preset("mod-add-113", **(small | fields))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Run:
+    return train(tiny(), out=tmp_path_factory.mktemp("runs"), **QUIET)
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Run:
+    shutil.copytree(trained.path, tmp_path / "tiny-s0")
+    return Run(tmp_path / "tiny-s0")
+
+
+@pytest.fixture
+def taken(monkeypatch) -> list[tuple[str, int]]:
+    """Every (measure, step) that is really taken from here on."""
+    log: list[tuple[str, int]] = []
+    steps = trajectory.measure_steps
+
+    def noting(models, task, measures, keys):
+        def noted():
+            for step, model in models:
+                log.extend((m.name, step) for m in measures)
+                yield step, model
+
+        return steps(noted(), task, measures, keys)
+
+    monkeypatch.setattr("interp_arith.kept.measure_steps", noting)
+    return log
+
+
+def test_a_trajectory_is_what_measure_gives_at_each_step(run):
+    names = ["train_loss", "restricted_loss", "logit_cosines", "key_frequencies", "neuron_clusters"]
+    found = run.measure(names)
+    assert found["step"].to_numpy().tolist() == run.steps
+    keys = trajectory.fixed_keys(run.model(), run.task)
+    for step in run.steps:
+        alone = measure(run.model(step), run.task, names, keys=keys)
+        xr.testing.assert_allclose(found.sel(step=step, drop=True), alone, rtol=1e-6)
+
+
+def test_every_measure_that_applies_has_units_and_a_source(run):
+    found = run.measure(steps=run.steps[-1:])
+    assert {"restricted_loss", "excluded_loss", "algorithm", "attention_to", "phases"} <= set(found)
+    assert all(found[name].attrs["units"] and found[name].attrs["source"] for name in found)
+
+
+def test_what_is_kept_is_not_taken_again(run, taken):
+    first = run.measure(CHEAP)
+    assert sorted(taken) == sorted((name, step) for name in CHEAP for step in run.steps)
+    taken.clear()
+    xr.testing.assert_identical(Run(run.path).measure(CHEAP), first)
+    assert taken == []
+    assert {file.name for file in (run.path / "measures").iterdir()} == {"train_loss.nc", "weight_norm.nc"}
+
+
+def test_a_file_of_measures_opens_in_xarray_alone(run):
+    run.measure(["restricted_loss"])
+    with xr.open_dataarray(run.path / "measures" / "restricted_loss.nc", engine="h5netcdf") as kept:
+        assert kept.dims == ("step", "variant", "split")
+        assert kept.attrs["units"] == "nats"
+        assert kept["variant"].to_numpy().tolist() == ["sum", "block", "cosine"]
+
+
+def test_some_steps_now_and_the_rest_later(run, taken):
+    some = run.steps[1:3]
+    assert run.measure(CHEAP, steps=some)["step"].to_numpy().tolist() == some
+    taken.clear()
+    assert run.measure(CHEAP)["step"].to_numpy().tolist() == run.steps
+    assert {step for _, step in taken} == set(run.steps) - set(some)
+
+
+def test_new_checkpoints_extend_what_is_kept(tmp_path, taken):
+    config = tiny(4, checkpoints={"every": 2})
+    run = train(config, out=tmp_path, **QUIET)
+    run.measure(CHEAP)
+    taken.clear()
+    run.directory.write_checkpoint(99, run.weights(), {})
+    assert run.measure(CHEAP)["step"].to_numpy().tolist()[-1] == 99
+    assert {step for _, step in taken} == {99}
+
+
+def test_a_new_version_of_a_measure_is_taken_anew(run, taken, monkeypatch):
+    run.measure(CHEAP)
+    taken.clear()
+    newer = Measures(
+        *(dataclasses.replace(m, version=m.version + (m.name == "train_loss")) for m in MEASURES.values())
+    )
+    monkeypatch.setattr(run_room, "MEASURES", newer)
+    run.measure(CHEAP)
+    assert {name for name, _ in taken} == {"train_loss"}
+
+
+def test_other_key_frequencies_take_anew_what_rests_on_them_alone(run, taken, monkeypatch):
+    names = ["restricted_loss", "logit_cosines"]
+    run.measure(names)
+    taken.clear()
+    monkeypatch.setattr(run_room, "fixed_keys", lambda model, task: (2, 5))
+    found = run.measure([*names, "excluded_loss"], steps=run.steps[-1:])
+    assert {name for name, _ in taken} == {"restricted_loss", "excluded_loss"}
+    assert set(found["removed"].to_numpy().tolist()) >= {"all"}
+    expected = measure(run.model(), run.task, ["restricted_loss"], keys=(2, 5))["restricted_loss"]
+    xr.testing.assert_allclose(found["restricted_loss"][0].drop_vars("step").sel(expected.coords), expected, rtol=1e-6)
+
+
+def test_another_split_takes_anew_what_rests_on_it_alone(run, taken, monkeypatch):
+    run.measure(CHEAP)
+    taken.clear()
+    other = Run(run.path)
+    other.config = other.config.replace(task=other.task.with_seed(7))
+    other.measure(CHEAP)
+    assert {name for name, _ in taken} == {"train_loss"}
+
+
+def test_altered_weights_are_measured_anew_at_their_step(run, taken):
+    run.measure(CHEAP)
+    taken.clear()
+    kept = run.directory.checkpoints()
+    lines = (run.path / "checkpoints.jsonl").read_text().splitlines()
+    (run.path / "checkpoints.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    run.directory.write_checkpoint(kept[-1].step, {k: 2 * w for k, w in run.weights(0).items()}, {})
+    run.measure(CHEAP)
+    assert {step for _, step in taken} == {kept[-1].step}
+
+
+def test_a_damaged_checkpoint_is_left_out_and_named(run):
+    bad = run.steps[2]
+    file = run.path / run.checkpoint(bad).file
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=rf"{file.name} is damaged: .*; step {bad} is left out"):
+        found = run.measure(CHEAP)
+    assert found["step"].to_numpy().tolist() == [step for step in run.steps if step != bad]
+
+
+def test_a_damaged_file_of_measures_is_written_anew(run):
+    expected = run.measure(["train_loss"])
+    (run.path / "measures" / "train_loss.nc").write_bytes(b"no NetCDF")
+    xr.testing.assert_identical(run.measure(["train_loss"]), expected)
+
+
+def test_phases_are_read_from_the_whole_trajectory_whatever_steps_are_asked_for(run):
+    marks = run.measure(["phases"], steps=run.steps[:1])["phases"]
+    assert marks["mark"].to_numpy().tolist() == ["memorized", "circuit_onset", "cleanup_onset", "grokked"]
+    xr.testing.assert_identical(marks, run.measure()["phases"])
+
+
+def test_a_wrong_name_and_a_measure_that_does_not_apply_are_refused(run, tmp_path):
+    with pytest.raises(RequestError, match="no measure is called 'test_los'; did you mean test_loss"):
+        run.measure(["test_los"])
+    with pytest.raises(RequestError, match="has no checkpoint at step 77; the nearest are at"):
+        run.measure(CHEAP, steps=[77])
+    text = train(preset("sanity", budget={"steps": 2}), out=tmp_path, **QUIET)
+    assert isinstance(text.task, Text)
+    assert "train_loss" in text.measure()
+    for name in ("restricted_loss", "phases"):
+        with pytest.raises(RequestError, match=f"{name} does not apply: "):
+            text.measure([name])
+
+
+def test_the_keys_of_a_trajectory_are_those_of_its_last_model(run):
+    keys = trajectory.fixed_keys(run.model(), run.task)
+    is_key = MEASURES["key_frequencies"](Subject(run.model(), run.task))
+    assert keys == tuple(is_key["freq"].to_numpy()[is_key.to_numpy()].tolist())
+    at_start = run.measure(["key_frequencies"])["key_frequencies"].sel(step=0)
+    assert tuple(at_start["freq"].to_numpy()[at_start.to_numpy()].tolist()) == keys
+
+
+def test_seeds_stand_side_by_side_and_steps_that_one_does_not_have_are_nan(tmp_path):
+    runs = train_seeds(tiny(), seeds=[3, 4], out=tmp_path, **QUIET)
+    runs[1].directory.write_checkpoint(50, runs[1].weights(), {})
+    found = measure_seeds(runs, CHEAP)
+    assert found["seed"].to_numpy().tolist() == [3, 4]
+    assert found["step"].to_numpy().tolist() == [*runs[0].steps, 50]
+    assert np.isnan(found["train_loss"].sel(seed=3, step=50))
+    np.testing.assert_array_equal(found["train_loss"].sel(seed=4), runs[1].measure(CHEAP)["train_loss"])
+    with pytest.raises(
+        RequestError, match=r"given runs of seeds \[3, 3\]; allowed: one or more, each of another seed"
+    ):
+        measure_seeds([runs[0], runs[0]])
