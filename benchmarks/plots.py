@@ -20,18 +20,15 @@ def draw(frame: pd.DataFrame, axis: str, title: str, page: Path) -> None:
     figure.update_xaxes(type="log", title=axis, tickvals=sorted(set(frame[axis])))
     figure.update_yaxes(type="log", title="one step, ms")
     figure.write_html(page, include_plotlyjs=True)
-    if browser := next((path for name in BROWSERS if (path := shutil.which(name))), None):
-        photograph(browser, page, page.with_suffix(".png"))
-    else:
-        print(f"{page.with_suffix('.png')} is not made: no Chromium is installed")
+    photograph(page, page.with_suffix(".png"), WIDTH + 20, HEIGHT + 20)
 
 
-def photograph(browser: str, page: Path, picture: Path) -> None:
-    """A picture of a page."""
+def photograph(page: Path, picture: Path, width: int, height: int) -> None:
+    """A picture of a page, where a browser is installed; says so where none is."""
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        print(f"{picture} is not made: no Chromium is installed")
+        return
     command = [browser, "--headless", "--no-sandbox", "--hide-scrollbars", "--virtual-time-budget=5000"]
-    command += [
-        f"--window-size={WIDTH + 20},{HEIGHT + 20}",
-        f"--screenshot={picture}",
-        page.resolve().as_uri(),
-    ]
+    command += [f"--window-size={width},{height}", f"--screenshot={picture}", page.resolve().as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=60)

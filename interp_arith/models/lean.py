@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from interp_arith.models.attention import mixed_pattern
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.lookup import one_hot_rows, row_products, row_sums, rows
+from interp_arith.models.lookup import one_hot_rows, pair_rows, row_sums, rows
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
 Parameters = Mapping[str, Tensor]
@@ -85,15 +85,33 @@ def _first_attention(
         rearrange(x, "token pos head d_head -> pos token head d_head").to(W_E.dtype)
         for x in _project(config, block, by_token, queries)
     )
+    if len(queries) == 1 and not mapped:
+        return _one_query(config, _at(table, queries, axis=0)[0], q[0], k, v, tokens[:, : queries.stop])
     find = one_hot_rows if mapped else rows
     residual, q = _together(find, [_at(table, queries, axis=0), q], _at(tokens, queries))
-    if len(queries) == 1 and not mapped:
-        k, v, seen = k[: queries.stop], v[: queries.stop], tokens[:, : queries.stop]
-        softmax = (row_products(q[:, 0], k, seen) / math.sqrt(q.shape[-1])).softmax(dim=1)
-        pattern = mixed_pattern(softmax, config.attention_coefficient)
-        return residual, row_sums(pattern, v, seen)[:, None]
     k, v = _together(find, [k, v], tokens)
     return residual, _attend(config, q, k, v, queries)
+
+
+def _one_query(
+    config: ModelConfig,
+    table: Float[Tensor, "token d_model"],
+    q: Float[Tensor, "token head d_head"],
+    k: Float[Tensor, "all_pos token head d_head"],
+    v: Float[Tensor, "all_pos token head d_head"],
+    tokens: Int[Tensor, "batch pos"],
+) -> tuple[Float[Tensor, "batch 1 d_model"], Float[Tensor, "batch 1 head d_head"]]:
+    """`_first_attention` where the last of these positions alone asks.
+
+    Few tokens stand there, often one ("="). So scores are a table too, over who asks and who is asked.
+    """
+    k, v = k[: tokens.shape[1]], v[: tokens.shape[1]]
+    present, askers = tokens[:, -1].unique(return_inverse=True)
+    scores = torch.einsum("ahd,pthd->apth", q[present], k).to(q.dtype) / math.sqrt(q.shape[-1])
+    softmax = pair_rows(scores, askers, tokens).softmax(dim=1)
+    pattern = mixed_pattern(softmax, config.attention_coefficient)
+    residual = table[present] if len(present) == 1 else rows(table[None], tokens[:, -1:])
+    return residual.expand(len(tokens), 1, -1), row_sums(pattern, v, tokens)[:, None]
 
 
 def _together(

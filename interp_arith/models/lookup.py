@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+_NARROW = 8  # numbers in a row: of fewer, other functions are several times quicker
+
 
 def rows(
     table: Float[Tensor, "pos token ..."], tokens: Int[Tensor, "batch pos"]
@@ -29,13 +31,14 @@ def one_hot_rows(
     return torch.einsum("bpt,pt...->bp...", one_hot.to(table.dtype), table)
 
 
-def row_products(
-    vectors: Float[Tensor, "batch head d_head"],
-    table: Float[Tensor, "pos token head d_head"],
+def pair_rows(
+    table: Float[Tensor, "asker pos token ..."],
+    askers: Int[Tensor, " batch"],
     tokens: Int[Tensor, "batch pos"],
-) -> Float[Tensor, "batch pos head"]:
-    """Each vector's product with the row of each position: Σ_d vector[b, h, d] · row[b, p, h, d]."""
-    return _RowProducts.apply(vectors, table.flatten(0, 1), _ids(table, tokens))
+) -> Float[Tensor, "batch pos ..."]:
+    """The row of each pair: who asks, and the token at each position."""
+    ids = _ids(table[0], tokens) + table[0, ..., 0].numel() * askers[:, None]
+    return _Rows.apply(table.flatten(0, 2), ids)
 
 
 def row_sums(
@@ -66,19 +69,6 @@ class _Rows(torch.autograd.Function):
         return _add_up(gradient, ids, ctx.table_shape), None
 
 
-class _RowProducts(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, vectors: Tensor, table: Tensor, ids: Tensor) -> Tensor:
-        ctx.save_for_backward(vectors, table, ids)
-        return _products(vectors, table, ids)[0]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        (vectors, table, ids), (gradient,) = ctx.saved_tensors, gradients
-        outer = gradient[..., None] * vectors[:, None]
-        return _sums(gradient, table, ids), _add_up(outer, ids, table.shape), None
-
-
 class _RowSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, table: Tensor, ids: Tensor) -> Tensor:
@@ -88,23 +78,16 @@ class _RowSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (weights, table, ids), (gradient,) = ctx.saved_tensors, gradients
-        products, buffer = _products(gradient, table, ids)
+        buffer = _read(table, ids)
+        products = buffer.mul_(gradient[:, None]).sum(dim=-1)
         outer = torch.mul(weights[..., None], gradient[:, None], out=buffer)
         return products, _add_up(outer, ids, table.shape), None
 
 
 def _read(table: Float[Tensor, "entry ..."], ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos ..."]:
+    if table[0].numel() < _NARROW:
+        return table[ids]
     return functional.embedding(ids, table.flatten(1)).unflatten(-1, table.shape[1:])
-
-
-def _products(
-    vectors: Float[Tensor, "batch head d_head"],
-    table: Float[Tensor, "entry head d_head"],
-    ids: Int[Tensor, "batch pos"],
-) -> tuple[Float[Tensor, "batch pos head"], Float[Tensor, "batch pos head d_head"]]:
-    """The products, and the buffer they were made in."""
-    buffer = _read(table, ids)
-    return buffer.mul_(vectors[:, None]).sum(dim=-1), buffer
 
 
 def _sums(
@@ -124,5 +107,9 @@ def _add_up(
     values: Float[Tensor, "batch pos ..."], ids: Int[Tensor, "batch pos"], shape: torch.Size
 ) -> Float[Tensor, "entry ..."]:
     """Σ of the values that belong to each entry of a table of that shape."""
-    flat = values.flatten(0, 1).flatten(1)
-    return flat.new_zeros(shape[0], flat.shape[1]).index_add_(0, ids.flatten(), flat).view(shape)
+    flat, rows = values.flatten(0, 1).flatten(1), ids.flatten()
+    width = flat.shape[1]
+    if width < _NARROW:
+        rows, flat = (rows[:, None] * width + torch.arange(width)).flatten(), flat.flatten()
+        return flat.new_zeros(shape.numel()).index_add_(0, rows, flat).view(shape)
+    return flat.new_zeros(shape[0], width).index_add_(0, rows, flat).view(shape)

@@ -15,11 +15,30 @@ from interp_arith.tasks.scoring import (
     log_softmax,
     log_stablemax,
     token_hits,
+    total_cross_entropy,
 )
 
 
 def draw(*shape: int) -> torch.Tensor:
     return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("loss", ["softmax", "stablemax"])
+def test_the_gradient_of_the_loss_is_that_of_finite_differences(loss):
+    logits = torch.linspace(-3, 3, 2 * 3 * 2 * 5, dtype=torch.float64).view(2, 3, 2, 5).requires_grad_()
+    targets = torch.arange(12).view(2, 3, 2) % 5
+    mask = torch.ones(2, 3, 2, dtype=torch.bool)
+    mask[0, 1, 0] = False
+    assert torch.autograd.gradcheck(lambda z: cross_entropy(z, targets, mask, loss), (logits,))
+    assert torch.autograd.gradcheck(lambda z: total_cross_entropy(z, targets, mask, loss) ** 2, (logits,))
+
+
+def test_the_gradient_of_the_loss_is_softmax_less_one_hot_and_zero_outside_the_mask():
+    logits = torch.tensor([[[0.0, math.log(3)]], [[1.0, 2.0]]], requires_grad=True)
+    targets, mask = torch.tensor([[1], [0]]), torch.tensor([[True], [False]])
+    total_cross_entropy(logits, targets, mask).backward()
+    assert logits.grad is not None
+    assert torch.allclose(logits.grad, torch.tensor([[[0.25, -0.25]], [[0.0, 0.0]]]))
 
 
 def test_the_loss_is_torch_cross_entropy_in_float64():
