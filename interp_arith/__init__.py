@@ -8,11 +8,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp_arith.comparison import runs_table
+    from interp_arith.comparison import measure_seeds, runs_table
     from interp_arith.errors import RequestError, WorkError
+    from interp_arith.importing import import_weights
+    from interp_arith.interp.bootstrap import mean_over_seeds
+    from interp_arith.interp.measures import measure
     from interp_arith.models.config import ModelConfig
     from interp_arith.models.transformer import ArithmeticTransformer, build_model
     from interp_arith.presets import preset, presets
+    from interp_arith.report import write_report
     from interp_arith.runs import (
         Run,
         evaluate,
@@ -40,16 +44,20 @@ _HOMES = {
     "ModularArithmetic": "tasks.modular",
     "PermutationComposition": "tasks.permutations",
     "RequestError": "errors",
-    "Run": "runs",
+    "Run": "run",
     "RunConfig": "training.config",
     "Text": "tasks.text",
     "WorkError": "errors",
     "build_model": "models.transformer",
     "evaluate": "runs",
-    "find_runs": "runs",
-    "load_config": "runs",
-    "load_run": "runs",
+    "find_runs": "run",
+    "import_weights": "importing",
+    "load_config": "run",
+    "load_run": "run",
     "load_sweep": "sweep_results",
+    "mean_over_seeds": "interp.bootstrap",
+    "measure": "interp.measures",
+    "measure_seeds": "comparison",
     "preset": "presets",
     "presets": "presets",
     "runs_table": "comparison",
@@ -57,6 +65,7 @@ _HOMES = {
     "train": "runs",
     "train_configs": "runs",
     "train_seeds": "runs",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -73,9 +82,13 @@ __all__ = [
     "build_model",
     "evaluate",
     "find_runs",
+    "import_weights",
     "load_config",
     "load_run",
     "load_sweep",
+    "mean_over_seeds",
+    "measure",
+    "measure_seeds",
     "preset",
     "presets",
     "runs_table",
@@ -83,6 +96,7 @@ __all__ = [
     "train",
     "train_configs",
     "train_seeds",
+    "write_report",
 ]
 
 

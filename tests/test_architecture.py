@@ -61,7 +61,7 @@ DRAWS_WITH_A_GENERATOR_PASSED_IN = {
     "interp.learning_coefficient": {"torch.randn", "torch.Generator"},
     "generation": {"torch.Generator"},
 }
-"""Outside tasks/sampling.py: weights, next tokens and walks, drawn from the generator that the caller gives or seeds."""
+"""Outside tasks/sampling.py: weights, next tokens, walks, drawn from the generator that the caller gives or seeds."""
 
 
 def name_of(file: Path) -> str:

@@ -1,5 +1,6 @@
 """The command line: every command, what it prints, and what it leaves on disk."""
 
+import importlib
 import io
 import json
 import os
@@ -10,7 +11,7 @@ import sys
 import pytest
 
 from interp_arith import __version__
-from interp_arith.cli import COMMANDS, main
+from interp_arith.cli import COMMANDS, MODULES, main
 from interp_arith.presets import PRESETS
 from interp_arith.runs import load_run
 from interp_arith.training.optimizers import Muon, OrthoGrad
@@ -73,7 +74,7 @@ def test_every_command_has_help(capsys, command):
     assert left.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: interp-arith {command}")
-    assert COMMANDS[command].__doc__.split(";")[0][:40] in shown
+    assert COMMANDS[command].split(";")[0][:40] in shown
 
 
 def test_help_of_a_preset_lists_its_fields_and_every_kind(capsys):
@@ -105,6 +106,13 @@ def test_a_reader_that_goes_away_is_no_error():
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait() == 141
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_the_overview_says_of_a_command_is_what_its_module_says(name):
+    module = importlib.import_module(f"interp_arith.commands.{MODULES[name]}")
+    assert module.__doc__ == COMMANDS[name]
+    assert callable(module.run)
 
 
 # --- presets ---
