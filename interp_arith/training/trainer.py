@@ -10,10 +10,11 @@ from torch import Tensor
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.models.transformer import build_model
 from interp_arith.storage import RunDirectory
-from interp_arith.tasks.base import Examples, SampledTask
+from interp_arith.tasks.base import SampledTask
 from interp_arith.tasks.sampling import Limits
 from interp_arith.training import ensemble, machine
 from interp_arith.training import step as training_step
+from interp_arith.training.batches import Given, make_batches
 from interp_arith.training.checkpoints import check, create
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import Lane, Status, check_metrics, common_step, fresh_weights, open_lanes
@@ -138,7 +139,7 @@ class Trainer:
             self._notify(f"resumed from step {start}")
         self._parameters = {name: tensor.to(self._device) for name, tensor in parameters.items()}
         self._state = {name: tensor.to(self._device) for name, tensor in optimizer.items()}
-        self._constant: Examples | None = None
+        self._batches = make_batches([lane.source for lane in self._lanes], self._device)
         self._make_update: Update | None = None
         self._finite = torch.ones(len(self._lanes), dtype=torch.bool, device=self._device)
         self._evaluation = {
@@ -190,7 +191,7 @@ class Trainer:
         if self._make_update is None:
             self._make_update = self._updater()
         report = self._make_update(
-            self._batch(),
+            self._batches.given(self._step, self._limits()),
             step=self._step + 1,
             multiplier=self._config.schedule.multiplier(self._step, self._total),
         )
@@ -203,25 +204,17 @@ class Trainer:
         return report
 
     def _updater(self) -> Update:
-        """How to update the lanes that still run; on a GPU it is recorded and replayed."""
+        """How to update the lanes that still run; on a GPU it is recorded and replayed, drawing included."""
         config, parameters, state, positions = self._config, self._parameters, self._state, self._positions
+        batches = self._batches
 
-        def update(batch: Examples, *, step: Number, multiplier: Number) -> StepReport:
+        def update(given: Given, *, step: Number, multiplier: Number) -> StepReport:
+            batch = batches.batch(given, step - 1)
             return training_step.update(
                 config, parameters, state, batch, positions, step=step, multiplier=multiplier
             )
 
-        return update if self._device.type == "cpu" else Recorded(update, self._notify)
-
-    def _batch(self) -> Examples:
-        if self._constant is not None:
-            return self._constant
-        limits = self._limits()
-        batches = [lane.source.batch(self._step, limits) for lane in self._lanes]
-        batch = ensemble.stack_examples(batches, self._device)
-        if self._lanes[0].source.constant:
-            self._constant = batch
-        return batch
+        return update if self._device.type == "cpu" else Recorded(update, self._device, self._notify)
 
     def _limits(self) -> Limits | None:
         task, source = self._config.task, self._lanes[0].source
@@ -342,7 +335,7 @@ class Trainer:
         self._parameters = {name: tensor[rows] for name, tensor in self._parameters.items()}
         self._state = {name: tensor[rows] for name, tensor in self._state.items()}
         self._evaluation = {name: examples.rows(rows) for name, examples in self._evaluation.items()}
-        self._constant = None if self._constant is None else self._constant.rows(rows)
+        self._batches = self._batches.rows(rows)
         self._finite, self._make_update = self._finite[rows], None
 
 
