@@ -18,7 +18,7 @@ LAYERS = """
     models.positions models.config models.transformer models.lookup models.lean models
     training.optimizers training.schedules training.curricula training.config training.machine
     training.ensemble training.batches training.step training.recorded training.checkpoints training.lanes
-    training.signals training.sinks training.trainer training
+    training.writer training.signals training.sinks training.trainer training
     presets
     evaluation.decoding evaluation.protocols evaluation
     figures.curves figures.sweeps figures
