@@ -67,7 +67,9 @@ def measure_seeds(
     runs = list(runs)
     seeds = [run.config.seed for run in runs]
     if not runs or len(set(seeds)) < len(seeds):
-        raise RequestError(f"measure_seeds: given runs of seeds {seeds}; allowed: one or more, each of another seed")
+        raise RequestError(
+            f"measure_seeds: given runs of seeds {seeds}; allowed: one or more, each of another seed"
+        )
     chosen = None if names is None else list(names)
     at = None if steps is None else list(steps)
     found = [run.measure(chosen, at, device).expand_dims(seed=[run.config.seed]) for run in runs]

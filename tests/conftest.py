@@ -32,7 +32,9 @@ settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--browser", action="store_true", help="fail where there is no Chromium for the browser tests")
+    parser.addoption(
+        "--browser", action="store_true", help="fail where there is no Chromium for the browser tests"
+    )
     parser.addoption("--external", metavar="DIR", type=Path, help="a published model's folder, to be checked")
 
 

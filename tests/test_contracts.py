@@ -18,7 +18,7 @@ from interp_arith.presets import PRESETS
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks import TASKS, Addition, ModularArithmetic, PermutationComposition, Text
 from interp_arith.tasks.base import SampledTask
-from interp_arith.tasks.sampling import SPLITS
+from interp_arith.tasks.sampling import SPLITS, key
 from interp_arith.tasks.sources import make_source, split_questions
 from interp_arith.training import ensemble, step
 from interp_arith.training.checkpoints import Keeper
@@ -113,7 +113,7 @@ class TestEveryTask:
 
     def test_splits_share_no_question(self, task):
         if isinstance(task, SampledTask):
-            sets = {"train": task.sample("train", 500, np.random.default_rng(0))}
+            sets = {"train": task.sample("train", 500, key(0, "train"))}
             sets |= {name: task.split(name) for name in ("val", "test")}
         else:
             sets = {name: task.split(name) for name in SPLITS}

@@ -133,7 +133,9 @@ def test_other_key_frequencies_take_anew_what_rests_on_them_alone(run, taken, mo
     assert {name for name, _ in taken} == {"restricted_loss", "excluded_loss"}
     assert set(found["removed"].to_numpy().tolist()) >= {"all"}
     expected = measure(run.model(), run.task, ["restricted_loss"], keys=(2, 5))["restricted_loss"]
-    xr.testing.assert_allclose(found["restricted_loss"][0].drop_vars("step").sel(expected.coords), expected, rtol=1e-6)
+    xr.testing.assert_allclose(
+        found["restricted_loss"][0].drop_vars("step").sel(expected.coords), expected, rtol=1e-6
+    )
 
 
 def test_another_split_takes_anew_what_rests_on_it_alone(run, taken, monkeypatch):

@@ -23,7 +23,9 @@ def run(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def page(run, tmp_path_factory) -> str:
-    return write_report(run, tmp_path_factory.mktemp("page") / "report.html", "cpu").read_text(encoding="utf-8")
+    return write_report(run, tmp_path_factory.mktemp("page") / "report.html", "cpu").read_text(
+        encoding="utf-8"
+    )
 
 
 def text_of(page: str) -> str:

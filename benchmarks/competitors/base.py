@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_arith.tasks.base import Examples, SampledTask
-from interp_arith.tasks.sources import Source, make_source
-from interp_arith.training import ensemble
+from interp_arith.tasks.sources import make_source
+from interp_arith.training.batches import Batches, Whole, make_batches
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import fresh_weights
 
@@ -42,19 +42,20 @@ class Setting:
         """The initial weights of each seed."""
         return [fresh_weights(config) for config in self.configs]
 
-    def sources(self) -> list[Source]:
-        """The questions of each seed."""
-        return [make_source(c.task, c.batch_size, c.seed, c.data_dir) for c in self.configs]
+    def all_batches(self) -> Batches:
+        """The questions of all seeds for every step, on the device."""
+        sources = [make_source(c.task, c.batch_size, c.seed, c.data_dir) for c in self.configs]
+        return make_batches(sources, torch.device(self.device))
 
-    def draw(self, sources: list[Source], step: int) -> Examples:
-        """The batch of every seed for one step, on the device."""
+    def draw(self, batches: Batches, step: int) -> Examples:
+        """The batch of every seed for one step."""
         limits = self.config.task.limits if isinstance(self.config.task, SampledTask) else None
-        return ensemble.stack_examples([s.batch(step, limits) for s in sources], torch.device(self.device))
+        return batches.batch(batches.given(step, limits), step)
 
     def batches(self) -> list[Examples]:
         """Drawn beforehand, each with a leading seed axis; one where every step sees the same."""
-        sources = self.sources()
-        return [self.draw(sources, step) for step in range(1 if sources[0].constant else PREDRAWN)]
+        batches = self.all_batches()
+        return [self.draw(batches, step) for step in range(1 if isinstance(batches, Whole) else PREDRAWN)]
 
 
 class Competitor(ABC):

@@ -1,17 +1,44 @@
 """What this package's trainer runs at each step: the lean forward on stacked parameters, and its own AdamW."""
 
 import sys
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
 from competitors.base import Setting, TorchCompetitor
-from interp_arith.tasks.base import Examples
+from interp_arith.tasks.base import Examples, SampledTask
+from interp_arith.tasks.sampling import Limits
 from interp_arith.training import ensemble, machine
 from interp_arith.training import step as training_step
+from interp_arith.training.batches import Batches, Given
 from interp_arith.training.optimizers import Number
 from interp_arith.training.recorded import Recorded
 from interp_arith.training.step import StepReport
+
+
+class Predrawn(Batches):
+    """Batches that were drawn before, in turn."""
+
+    def __init__(self, batches: list[Examples]) -> None:
+        self._batches = batches
+        parts = ([getattr(batch, field.name) for batch in batches] for field in fields(Examples))
+        self._stacked = Examples(*map(torch.stack, parts))
+
+    def given(self, step: int, limits: Limits | None) -> None:
+        """Nothing."""
+
+    def batch(self, given: Given, step: Number) -> Examples:
+        """The batch whose turn it is."""
+        turn = step % len(self._batches)
+        if not isinstance(turn, Tensor):
+            return self._batches[int(turn)]
+        parts = (getattr(self._stacked, field.name) for field in fields(Examples))
+        return Examples(*(part.index_select(0, turn.long()[None])[0] for part in parts))
+
+    def rows(self, kept: Tensor) -> "Predrawn":
+        """The batches of some of the seeds."""
+        return Predrawn([batch.rows(kept) for batch in self._batches])
 
 
 class Ours(TorchCompetitor):
@@ -30,16 +57,16 @@ class Ours(TorchCompetitor):
         weights = ensemble.stack(setting.weights())
         self._parameters = {name: tensor.to(device) for name, tensor in weights.items()}
         self._state = training_step.initial_state(setting.config, self._parameters)
-        self._batches = setting.batches()
-        self._sources = setting.sources() if draws else []
-
-        self._do = self._update if device.type == "cpu" else Recorded(self._update, _complain)
+        self._batches = setting.all_batches() if draws else Predrawn(setting.batches())
+        self._limits = setting.config.task.limits if isinstance(setting.config.task, SampledTask) else None
+        self._do = self._update if device.type == "cpu" else Recorded(self._update, device, _complain)
 
     def step(self, index: int) -> Tensor:
-        return self._do(self._batch(index), step=index + 1, multiplier=1.0).loss
+        given = self._batches.given(index, self._limits)
+        return self._do(given, step=index + 1, multiplier=1.0).loss
 
-    def _update(self, batch: Examples, *, step: Number, multiplier: Number) -> StepReport:
-        config = self.setting.config
+    def _update(self, given: Given, *, step: Number, multiplier: Number) -> StepReport:
+        config, batch = self.setting.config, self._batches.batch(given, step - 1)
         return training_step.update(
             config,
             self._parameters,
@@ -49,11 +76,6 @@ class Ours(TorchCompetitor):
             step=step,
             multiplier=multiplier,
         )
-
-    def _batch(self, index: int) -> Examples:
-        if self._sources and len(self._batches) > 1:
-            return self.setting.draw(self._sources, index)
-        return self._batches[index % len(self._batches)]
 
 
 def _complain(message: str) -> None:

@@ -24,9 +24,7 @@ class Subject:
         keys: the key frequencies to use, such as those of a trajectory's last model; this model's own unless given.
     """
 
-    def __init__(
-        self, model: ArithmeticTransformer, task: Task, keys: Sequence[int] | None = None
-    ) -> None:
+    def __init__(self, model: ArithmeticTransformer, task: Task, keys: Sequence[int] | None = None) -> None:
         self.model, self.task, self.keys = model, task, None if keys is None else tuple(keys)
         self._parts: dict[Callable[[Subject], Any], Any] = {}
 

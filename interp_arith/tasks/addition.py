@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from interp_arith.errors import RequestError
-from interp_arith.tasks.base import Questions, SampledTask, read_questions
-from interp_arith.tasks.sampling import Limits, SplitName, draw_of_split, generator
+from interp_arith.tasks.base import Examples, Questions, SampledTask, read_questions
+from interp_arith.tasks.sampling import Limits, SplitName, draw_of_split, key
 from interp_arith.tasks.tokenizer import Vocabulary, characters
 
 
@@ -89,21 +89,21 @@ class Addition(SampledTask):
         """Questions as strings ("23+45=")."""
         return [f"{a}+{b}=" for a, b in self.parse(questions)]
 
-    def tokens(self, questions: Questions) -> Int[Tensor, "batch pos"]:
-        """Both operands with leading zeros, units last."""
-        pairs = torch.from_numpy(self.parse(questions))
-        places = 10 ** torch.arange(self.n_digits - 1, -1, -1)
-        digits = pairs[:, :, None] // places % 10
-        plus, equals = torch.tensor(self.vocabulary.encode("+=")).expand(len(pairs), 2).split(1, dim=1)
-        return torch.cat([digits[:, 0], plus, digits[:, 1], equals], dim=1)
+    def encode(self, numbers: Int[Tensor, "*seed batch operands"]) -> Examples:
+        """Both operands with leading zeros, units last; the n+1 digits of the sum, units first."""
+        a, b = numbers.unbind(-1)
+        places = 10 ** torch.arange(self.n_digits + 1, device=numbers.device)
+        digits = torch.stack([a, b, a + b], dim=-1)[..., None].div(places, rounding_mode="trunc")
+        digits[..., :-1] -= 10 * digits[..., 1:]
+        a, b = digits[..., :2, :-1].flip(-1).unbind(-2)
+        answer = digits[..., 2, :]
+        plus, equals = (torch.full_like(a[..., :1], sign) for sign in self.vocabulary.encode("+="))
+        mask = (torch.arange(self.n_digits + 1, device=numbers.device) >= self.mask_first_n).expand_as(answer)
+        return Examples(torch.cat([a, plus, b, equals, answer[..., :-1]], dim=-1), answer, mask)
 
     def answer(self, questions: Questions) -> Int[np.ndarray, " batch"]:
         """The sums."""
         return self.parse(questions).sum(axis=1)
-
-    def answer_tokens(self, questions: Questions) -> Int[Tensor, "batch answer"]:
-        """The n+1 digits of the sum, units first."""
-        return torch.from_numpy(self.answer(questions))[:, None] // 10 ** torch.arange(self.n_digits + 1) % 10
 
     def read_answer(self, tokens: Int[Tensor, "batch answer"]) -> list[str]:
         """The number in human order; the symbols themselves where one is no digit."""
@@ -111,10 +111,10 @@ class Addition(SampledTask):
         return [str(int(word)) if word.isdigit() else word for word in words]
 
     def sample(
-        self, split: SplitName, n: int, rng: np.random.Generator, limits: Limits | None = None
-    ) -> Int[np.ndarray, "batch operands"]:
+        self, split: SplitName, n: int, key: Int[Tensor, "*seed"], limits: Limits | None = None
+    ) -> Int[Tensor, "*seed batch operands"]:
         """n questions of a split; lengths and carries as the limits say."""
-        return draw_of_split(split, n, self.n_digits, limits or self.limits, rng)
+        return draw_of_split(split, n, self.n_digits, limits or self.limits, key)
 
     def split(self, name: SplitName) -> Int[np.ndarray, "batch operands"]:
         """The fixed val or test questions: uniform pairs of numbers of at most n digits.
@@ -123,7 +123,7 @@ class Addition(SampledTask):
             RequestError: for "train", whose questions are drawn anew at every step.
         """
         if name == "train":
-            raise RequestError("split 'train' of a sampled task has no end; use task.sample('train', n, rng)")
+            raise RequestError("split 'train' of a sampled task has no end; use task.sample('train', n, key)")
         size = self.val_questions if name == "val" else self.test_questions
         full = Limits(self.n_digits, self.n_digits, 0.0)
-        return self.sample(name, size, generator(self.seed, name), full)
+        return self.sample(name, size, key(self.seed, name), full).numpy()

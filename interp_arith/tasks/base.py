@@ -141,9 +141,22 @@ class SampledTask(Task, ABC):
 
     @abstractmethod
     def sample(
-        self, split: SplitName, n: int, rng: np.random.Generator, limits: Limits | None = None
-    ) -> Int[np.ndarray, "batch operands"]:
-        """n questions of a split, drawn from the generator, within the limits."""
+        self, split: SplitName, n: int, key: Int[Tensor, "*seed"], limits: Limits | None = None
+    ) -> Int[Tensor, "*seed batch operands"]:
+        """n questions of a split for each key (of `sampling.key`), drawn on its device, within the limits."""
+
+    @abstractmethod
+    def encode(self, numbers: Int[Tensor, "*seed batch operands"]) -> Examples:
+        """`examples` of questions that are known to be right, wherever they are."""
+
+    def examples(self, questions: Questions) -> Examples:
+        return self.encode(torch.from_numpy(self.parse(questions)))
+
+    def tokens(self, questions: Questions) -> Int[Tensor, "batch pos"]:
+        return self.examples(questions).tokens[:, : self.answer_positions[0] + 1]
+
+    def answer_tokens(self, questions: Questions) -> Int[Tensor, "batch answer"]:
+        return self.examples(questions).targets
 
 
 def read_questions(

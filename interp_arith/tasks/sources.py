@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int
+from torch import Tensor
 
 from interp_arith.errors import RequestError
 from interp_arith.tasks.base import Examples, SampledTask, Task
-from interp_arith.tasks.sampling import SPLITS, Limits, SplitName, generator, shuffled_rows
+from interp_arith.tasks.sampling import SPLITS, Limits, SplitName, generator, key, later, shuffled_rows
 
 
 class Source(ABC):
@@ -38,23 +39,26 @@ class Rows(Source):
     """A finite set of training questions: all of them at every step, or shuffled batches."""
 
     def __init__(self, splits: dict[str, Examples], batch_size: int | None, seed: int) -> None:
-        self._train = splits["train"]
-        self._batch_size = min(batch_size or len(self._train), len(self._train))
+        self.train = splits["train"]
+        self._batch_size = min(batch_size or len(self.train), len(self.train))
         self._seed = seed
-        self.constant = self._batch_size == len(self._train)
+        self.constant = self._batch_size == len(self.train)
         self.evaluation = dict(splits)
 
     def batch(self, step: int, limits: Limits | None) -> Examples:
         """The whole set, or the rows of this epoch's shuffle."""
+        return self.train if self.constant else self.train.rows(self.rows(step))
+
+    def rows(self, step: int) -> Int[Tensor, " batch"]:
+        """Which of the training questions a step sees."""
         if self.constant:
-            return self._train
-        rows = shuffled_rows(len(self._train), self._batch_size, self._seed, step)
-        return self._train.rows(torch.from_numpy(rows))
+            return torch.arange(len(self.train))
+        return torch.from_numpy(shuffled_rows(len(self.train), self._batch_size, self._seed, step))
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the training set."""
-        return len(self._train) // self._batch_size
+        return len(self.train) // self._batch_size
 
 
 class Draws(Source):
@@ -63,13 +67,18 @@ class Draws(Source):
     constant = False
 
     def __init__(self, task: SampledTask, held_out: dict[str, Examples], batch_size: int, seed: int) -> None:
-        self._task, self._batch_size, self._seed = task, batch_size, seed
+        self._task, self._batch_size, self.key = task, batch_size, key(seed, "train")
         self.evaluation = dict(held_out)
 
     def batch(self, step: int, limits: Limits | None) -> Examples:
         """Questions drawn for this step alone."""
-        rng = generator(self._seed, "train", step)
-        return self._task.examples(self._task.sample("train", self._batch_size, rng, limits))
+        return self.draw(self.key, step, limits)
+
+    def draw(
+        self, keys: Int[Tensor, "*seed"], step: int | Int[Tensor, ""], limits: Limits | None
+    ) -> Examples:
+        """The batches that the sources of these keys give, drawn together where the keys are."""
+        return self._task.encode(self._task.sample("train", self._batch_size, later(keys, step), limits))
 
     @property
     def steps_per_epoch(self) -> None:
@@ -115,8 +124,8 @@ def split_questions(
     if n is not None and n < 1:
         raise RequestError(f"-n {n}: allowed: 1 or more")
     if isinstance(task, SampledTask) and (n is not None or split == "train" or limits is not None):
-        rng = generator(task.seed, "example", SPLITS.index(split))
-        return task.sample(split, 10_000 if n is None else n, rng, limits)
+        start = later(key(task.seed, "example"), SPLITS.index(split))
+        return task.sample(split, 10_000 if n is None else n, start, limits).numpy()
     questions = task.split(split)
     if n is None:
         return questions

@@ -3,7 +3,7 @@
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -59,6 +59,12 @@ class Lane:
     def directory(self) -> RunDirectory:
         """The run's directory."""
         return self.keeper.directory
+
+    def count(self, record: Mapping[str, float]) -> None:
+        """Count an evaluation that meets the stop rule, in a row; one that does not starts anew."""
+        rule = self.config.stop
+        met = rule.metric is not None and rule.is_met(record[rule.metric])
+        self.held = self.held + 1 if met else 0
 
     def write_info(self, status: Status, step: int, total_steps: int, device: torch.device) -> None:
         """run.json: what happened, where, with which versions, and the summary of the metrics."""

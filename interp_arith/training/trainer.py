@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,10 +11,11 @@ from torch import Tensor
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.models.transformer import build_model
 from interp_arith.storage import RunDirectory
-from interp_arith.tasks.base import Examples, SampledTask
+from interp_arith.tasks.base import SampledTask
 from interp_arith.tasks.sampling import Limits
 from interp_arith.training import ensemble, machine
 from interp_arith.training import step as training_step
+from interp_arith.training.batches import Given, make_batches
 from interp_arith.training.checkpoints import check, create
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import Lane, Status, check_metrics, common_step, fresh_weights, open_lanes
@@ -22,8 +24,15 @@ from interp_arith.training.recorded import Recorded, Update
 from interp_arith.training.signals import Interrupted, StopRequest, stop_requests
 from interp_arith.training.sinks import Sink
 from interp_arith.training.step import StepReport
-
-Record = dict[str, float]
+from interp_arith.training.writer import (
+    Log,
+    Record,
+    is_finite,
+    keep_records,
+    keep_states,
+    keep_weights,
+    make_writer,
+)
 
 
 class Trainer:
@@ -59,6 +68,7 @@ class Trainer:
         _check_stack(configs)
         self._config = configs[0]  # where seeds and rates play no part, one config speaks for all
         self._lanes: list[Lane] = []
+        self._log = Log()
         self._sinks: Sequence[Sink] = ()
         self._failures: list[str] = []
         self._step, self._total = 0, 0
@@ -85,6 +95,7 @@ class Trainer:
             stack.enter_context(machine.prepared(self._device, self._threads()))
             self._sinks = self._open_sinks(self._total)
             request = stack.enter_context(stop_requests())
+            self._writer = make_writer(self._device)
             try:
                 self._begin()
                 self._loop(request)
@@ -93,6 +104,7 @@ class Trainer:
                 status = "interrupted"
                 raise
             finally:
+                self._writer.close()
                 for sink in self._sinks:
                     sink.close(status)
                 for lane in self._lanes:
@@ -138,7 +150,7 @@ class Trainer:
             self._notify(f"resumed from step {start}")
         self._parameters = {name: tensor.to(self._device) for name, tensor in parameters.items()}
         self._state = {name: tensor.to(self._device) for name, tensor in optimizer.items()}
-        self._constant: Examples | None = None
+        self._batches = make_batches([lane.source for lane in self._lanes], self._device)
         self._make_update: Update | None = None
         self._finite = torch.ones(len(self._lanes), dtype=torch.bool, device=self._device)
         self._evaluation = {
@@ -177,6 +189,7 @@ class Trainer:
             if request.signal is not None:
                 if self._saved != self._step:
                     self._save_states()
+                self._writer.drain()
                 raise Interrupted(request.signal, self._step)
             report = self._update()
             self._step += 1
@@ -190,38 +203,30 @@ class Trainer:
         if self._make_update is None:
             self._make_update = self._updater()
         report = self._make_update(
-            self._batch(),
+            self._batches.given(self._step, self._limits()),
             step=self._step + 1,
             multiplier=self._config.schedule.multiplier(self._step, self._total),
         )
         self._finite &= report.loss.isfinite()
         # To look is to wait for the device: a GPU is asked only when there is something to do besides.
-        if (self._device.type == "cpu" or self._is_due(self._step + 1)) and not self._finite.all():
+        if (self._writer.at_once or self._is_evaluated(self._step + 1)) and not self._finite.all():
             finite = self._finite
             self._fail(finite.tolist())
             report = report.rows(finite)
         return report
 
     def _updater(self) -> Update:
-        """How to update the lanes that still run; on a GPU it is recorded and replayed."""
+        """How to update the lanes that still run; on a GPU it is recorded and replayed, drawing included."""
         config, parameters, state, positions = self._config, self._parameters, self._state, self._positions
+        batches = self._batches
 
-        def update(batch: Examples, *, step: Number, multiplier: Number) -> StepReport:
+        def update(given: Given, *, step: Number, multiplier: Number) -> StepReport:
+            batch = batches.batch(given, step - 1)
             return training_step.update(
                 config, parameters, state, batch, positions, step=step, multiplier=multiplier
             )
 
-        return update if self._device.type == "cpu" else Recorded(update, self._notify)
-
-    def _batch(self) -> Examples:
-        if self._constant is not None:
-            return self._constant
-        limits = self._limits()
-        batches = [lane.source.batch(self._step, limits) for lane in self._lanes]
-        batch = ensemble.stack_examples(batches, self._device)
-        if self._lanes[0].source.constant:
-            self._constant = batch
-        return batch
+        return update if self._device.type == "cpu" else Recorded(update, self._device, self._notify)
 
     def _limits(self) -> Limits | None:
         task, source = self._config.task, self._lanes[0].source
@@ -234,60 +239,58 @@ class Trainer:
         """What is due at the current step, before the next update: measure, log, save, stop."""
         if not self._is_due(self._step):
             return
-        checkpoint = self._config.checkpoints.is_due(self._step, self._total)
-        state = self._is_state_due(self._step)
-        evaluate = checkpoint or state or self._step % self._config.evaluate_every == 0
-        records = self._measure(report, evaluate)
-        finite = [_is_finite(record) for record in records]
-        if evaluate and not all(finite):
+        evaluate = self._is_evaluated(self._step)
+        self._log.add(self._step, self._measure(report, evaluate))
+        if not evaluate:
+            if self._writer.at_once:
+                self._read_log()
+            return
+        records = self._read_log()
+        finite = [is_finite(record) for record in records]
+        if not all(finite):
             self._fail(finite)
             records = [record for record, keep in zip(records, finite, strict=True) if keep]
-        for index, (lane, record) in enumerate(zip(self._lanes, records, strict=True)):
-            lane.keeper.records.append(record)
-            for sink in self._sinks:
-                sink.log(lane.directory.name, record)
-            if evaluate:
-                self._judge(index, lane, record)
-            if checkpoint:
-                lane.keeper.write_checkpoint(self._step, self._weights(index), record)
-        if state or any(self._is_done(lane) for lane in self._lanes):
+        for lane, record in zip(self._lanes, records, strict=True):
+            lane.count(record)
+        checkpoint = self._config.checkpoints.is_due(self._step, self._total)
+        if checkpoint or self._config.checkpoints.keep_best:
+            weights = self._writer.snapshot(self._parameters)
+            self._writer.submit(partial(keep_weights, self._lanes, self._step, records, weights, checkpoint))
+        if self._is_state_due(self._step) or any(self._is_done(lane) for lane in self._lanes):
             self._save_states()
             self._retire()
 
+    def _read_log(self) -> Sequence[Record]:
+        """Hand what was logged to the writer and the sinks; the last step's records."""
+        steps = self._log.take()
+        for records in steps:
+            self._writer.submit(partial(keep_records, self._lanes, records))
+            for lane, record in zip(self._lanes, records, strict=True):
+                for sink in self._sinks if is_finite(record) else ():
+                    sink.log(lane.directory.name, record)
+        return steps[-1] if steps else ()
+
     def _is_due(self, step: int) -> bool:
         """Whether a step is logged, evaluated or kept."""
-        plan = self._config
-        regular = step % plan.log_every == 0 or step % plan.evaluate_every == 0
-        return regular or plan.checkpoints.is_due(step, self._total) or self._is_state_due(step)
+        return step % self._config.log_every == 0 or self._is_evaluated(step)
+
+    def _is_evaluated(self, step: int) -> bool:
+        """Whether every set is scored at a step: regularly, and where something is kept."""
+        kept = self._config.checkpoints.is_due(step, self._total) or self._is_state_due(step)
+        return kept or step % self._config.evaluate_every == 0
 
     def _is_state_due(self, step: int) -> bool:
         return step == self._total or step % self._config.checkpoints.state_every == 0
 
-    def _measure(self, report: StepReport | None, evaluate: bool) -> list[Record]:
-        """One record a lane."""
+    def _measure(self, report: StepReport | None, evaluate: bool) -> dict[str, Tensor]:
+        """Metrics, each of every lane; on the device."""
         columns = {} if report is None else report.columns()
         columns["weight_norm"] = ensemble.weight_norm(self._parameters)
         for name, examples in self._evaluation.items() if evaluate else ():
             scores = ensemble.score(self._config.model, self._parameters, examples, self._positions)
             columns |= {f"{name}_{what}": values for what, values in scores.items()}
         multiplier = self._config.schedule.multiplier(max(self._step - 1, 0), self._total)
-        columns = {"learning_rate": self._state["learning_rate"] * multiplier} | columns
-        values = {name: column.tolist() for name, column in columns.items()}
-        shared: Record = {"step": self._step}
-        return [
-            shared | {name: column[i] for name, column in values.items()} for i in range(len(self._lanes))
-        ]
-
-    def _judge(self, index: int, lane: Lane, record: Record) -> None:
-        """Is this evaluation among the best, and does it meet the stop rule?"""
-        if lane.keeper.would_be_best(record):
-            lane.keeper.add_best(self._step, self._weights(index), record)
-        rule = self._config.stop
-        met = rule.metric is not None and rule.is_met(record[rule.metric])
-        lane.held = lane.held + 1 if met else 0
-
-    def _weights(self, index: int) -> dict[str, Tensor]:
-        return ensemble.member(self._parameters, index)
+        return {"learning_rate": self._state["learning_rate"] * multiplier} | columns
 
     # --- saving and leaving ---
 
@@ -296,27 +299,28 @@ class Trainer:
 
     def _save_states(self) -> None:
         """A full state of every lane at this step."""
+        self._read_log()
         now = time.perf_counter()
-        for index, lane in enumerate(self._lanes):
+        for lane in self._lanes:
             lane.seconds += now - self._clock
-            state = {
-                "held": lane.held,
-                "seconds": lane.seconds,
-                "parameters": self._weights(index),
-                "optimizer": ensemble.member(self._state, index),
-            }
-            lane.keeper.write_state(self._step, state)
+        accounts = [{"held": lane.held, "seconds": lane.seconds} for lane in self._lanes]
+        parts = [self._writer.snapshot(part) for part in (self._parameters, self._state)]
+        self._writer.submit(partial(keep_states, self._lanes, self._step, accounts, *parts))
         self._clock, self._saved = now, self._step
 
     def _retire(self) -> None:
         """Finish the lanes that are done; the states of all are saved."""
         going_on = [not self._is_done(lane) for lane in self._lanes]
+        if all(going_on):
+            return
+        self._writer.drain()
         for index, lane in enumerate(self._lanes):
             if not going_on[index]:
                 trajectory = lane.directory.checkpoints()
                 if not trajectory or trajectory[-1].step != self._step:
                     record = lane.directory.read_metrics()[-1]
-                    lane.keeper.write_checkpoint(self._step, self._weights(index), record)
+                    weights = ensemble.member(self._parameters, index)
+                    lane.keeper.write_checkpoint(self._step, weights, record)
                 lane.keeper.finish()
                 lane.log(f"finished at step {self._step}")
                 lane.write_info("finished", self._step, self._total, self._device)
@@ -324,8 +328,10 @@ class Trainer:
 
     def _fail(self, finite: Sequence[bool]) -> None:
         """Give up the lanes whose loss is not finite; what they saved stays."""
-        for lane, is_finite in zip(self._lanes, finite, strict=True):
-            if not is_finite:
+        self._read_log()
+        self._writer.drain()
+        for lane, keep in zip(self._lanes, finite, strict=True):
+            if not keep:
                 lane.failure = f"the loss is not finite at step {self._step}"
                 lane.keeper.flush()
                 lane.log(lane.failure)
@@ -342,7 +348,7 @@ class Trainer:
         self._parameters = {name: tensor[rows] for name, tensor in self._parameters.items()}
         self._state = {name: tensor[rows] for name, tensor in self._state.items()}
         self._evaluation = {name: examples.rows(rows) for name, examples in self._evaluation.items()}
-        self._constant = None if self._constant is None else self._constant.rows(rows)
+        self._batches = self._batches.rows(rows)
         self._finite, self._make_update = self._finite[rows], None
 
 
@@ -354,11 +360,6 @@ def _check_stack(configs: Sequence[RunConfig]) -> None:
         )
     if len({config.run_name for config in configs}) < len(configs):
         raise RequestError("two of these configs would be the same run; give each its own name or seed")
-
-
-def _is_finite(record: Record) -> bool:
-    """Whether losses and weights are; the gradient of a skipped fp16 step need not be."""
-    return all(abs(value) < float("inf") for name, value in record.items() if name != "gradient_norm")
 
 
 def _complaint(lane: Lane) -> str:

@@ -5,15 +5,21 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interp_arith.tasks import sampling
 from interp_arith.tasks.sampling import (
     SPLITS,
+    Limits,
+    draw_of_split,
     draw_split,
     drawn_triples,
     generator,
     in_split,
+    key,
+    later,
     shuffled_rows,
     torch_seed,
 )
@@ -70,20 +76,142 @@ def test_streams_and_counters_are_independent():
     assert 0 <= torch_seed(0, "initialization") < 2**63
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**18 - 1), st.integers(0, 10**18 - 1)), min_size=1))
+NUMBERS = st.integers(0, 10**18 - 1)
+MASK = 2**64 - 1
+
+
+def splitmix64(state: int) -> int:
+    """The finalizer, by Python's integers (Steele et al. 2014, figure 15, with the variant 13 of its constants)."""
+    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & MASK
+    state = (state ^ state >> 27) * 0x94D049BB133111EB & MASK
+    return state ^ state >> 31
+
+
+def plain_hash(*numbers: int) -> int:
+    state = 0
+    for number in numbers:
+        state = splitmix64(state + number + 0x9E3779B97F4A7C15 & MASK)
+    return state
+
+
+def plain_split(a: int, b: int) -> str:
+    """By the hash as a fraction in float64."""
+    share = float(plain_hash(a, b)) / 2.0**64
+    return "test" if share < 0.05 else "val" if share < 0.1 else "train"
+
+
+def plain_candidate(start: int, row: int, n_digits: int, limits: Limits) -> tuple[int, int]:
+    """A drawn pair, digit by digit: three parts of 21 bits are used of each number."""
+
+    def parts(column: int) -> list[float]:
+        number = splitmix64(start + (row * (n_digits + 1) + column + 1) * 0x9E3779B97F4A7C15 & MASK)
+        return [(number >> 21 * part & 2**21 - 1) / 2**21 for part in range(3)]
+
+    length, heavy, _ = parts(n_digits)
+    pair = [0, 0]
+    for column in range(limits.min_digits + int(length * (limits.max_digits - limits.min_digits + 1))):
+        x, y, propagates = parts(column)
+        digits = int(10 * x), int(10 * y)
+        if heavy < limits.carry_share and propagates < 0.6:
+            digits = digits[0], 9 - digits[0]
+        pair = [number + digit * 10**column for number, digit in zip(pair, digits, strict=True)]
+    return pair[0], pair[1]
+
+
+def test_splitmix64_gives_the_published_numbers():
+    # The first outputs of the generator that starts at 1234567, as listed on Rosetta Code.
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert [splitmix64(1234567 + i * 0x9E3779B97F4A7C15 & MASK) for i in range(1, 5)] == published
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**63 - 1, 2**64 - 1])
+@pytest.mark.parametrize("limits", [Limits(1, 4, 0.3), Limits(2, 2, 0.0), Limits(1, 3, 1.0)])
+def test_what_is_drawn_is_what_plain_integers_give(seed, limits):
+    start = plain_hash(seed, 2) + 7 * 0x9E3779B97F4A7C15 * 2**32 & MASK
+    plain = (plain_candidate(start, row, 4, limits) for row in range(100))
+    expected = [pair for pair in plain if plain_split(*pair) == "train"][:20]
+    drawn = draw_of_split("train", 20, 4, limits, later(key(seed, "train"), 7))
+    assert list(map(tuple, drawn.tolist())) == expected
+
+
+def test_keys_drawn_together_draw_what_each_draws_alone():
+    keys = key(torch.tensor([0, 3, 8]), "train")
+    step, limits = torch.tensor(40), Limits(1, 6, 0.5)
+    together = draw_of_split("train", 50, 6, limits, later(keys, step))
+    for row, seed in enumerate((0, 3, 8)):
+        alone = draw_of_split("train", 50, 6, limits, later(key(seed, "train"), 40))
+        assert torch.equal(together[row], alone)
+
+
+def test_keys_of_streams_seeds_and_moments_are_apart():
+    keys = {
+        int(later(key(seed, stream), counter))
+        for seed in range(20)
+        for stream in ("train", "val", "test", "example")
+        for counter in range(20)
+    }
+    assert len(keys) == 20 * 4 * 20
+
+
+def test_a_draw_asks_nothing_of_the_device():
+    # A tensor on "meta" has no values: whatever would wait for one fails, as it would in a CUDA graph.
+    keys, step = torch.empty(3, dtype=torch.int64, device="meta"), torch.empty((), device="meta").long()
+    assert draw_of_split("train", 50, 6, Limits(1, 6, 0.5), later(keys, step)).shape == (3, 50, 2)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("carry_share", [0.0, 1.0])
+def test_the_narrowest_limits_leave_enough_of_every_split(split, carry_share):
+    # Of the 100 one-digit questions 91 belong to train, 3 to val and 6 to test.
+    drawn = draw_of_split(split, 256, 10, Limits(1, 1, carry_share), key(torch.arange(300), "train"))
+    assert in_split(drawn, split).all()
+    assert len({tuple(map(tuple, rows)) for rows in drawn.tolist()}) == 300
+
+
+def test_where_too_few_belong_those_come_again(monkeypatch):
+    monkeypatch.setitem(sampling._CANDIDATES, "val", 10)  # about two of 42
+    start = key(1, "val")
+    drawn = draw_of_split("val", 10, 10, Limits(10, 10, 0.0), start)
+    assert in_split(drawn, "val").all()
+    kept = drawn.unique(dim=0)
+    assert 1 <= len(kept) < 10
+    assert torch.equal(drawn, drawn[torch.arange(10) % len(kept)])
+
+
+def test_without_any_that_belongs_there_is_no_draw(monkeypatch):
+    monkeypatch.setitem(sampling._CANDIDATES, "val", 1)  # three, and none belongs
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        draw_of_split("val", 1, 10, Limits(10, 10, 0.0), key(0, "val"))
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1))
 def test_every_question_belongs_to_exactly_one_split(pairs):
-    members = np.stack([in_split(np.array(pairs, dtype=np.int64), split) for split in SPLITS])
-    assert (members.sum(axis=0) == 1).all()
+    members = torch.stack([in_split(torch.tensor(pairs), split) for split in SPLITS])
+    assert (members.sum(dim=0) == 1).all()
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1))
+def test_the_split_of_a_question_is_the_hash_as_a_fraction(pairs):
+    for split in SPLITS:
+        found = in_split(torch.tensor(pairs), split)
+        assert found.tolist() == [plain_split(*pair) == split for pair in pairs]
+
+
+def test_ends_of_splits_are_those_of_the_fraction_in_float64():
+    for end, share in ((sampling._TEST_END, 0.05), (sampling._VAL_END, 0.1)):
+        first = end + 2**63
+        assert float(first) / 2.0**64 >= share > float(first - 1) / 2.0**64
 
 
 @pytest.mark.parametrize(("split", "share"), [("train", 0.9), ("val", 0.05), ("test", 0.05)])
 def test_five_percent_are_held_out_for_each_set(split, share):
-    pairs = np.stack(np.divmod(np.arange(250_000), 500), axis=1)
-    assert in_split(pairs, split).mean() == pytest.approx(share, abs=0.002)
+    rows = torch.arange(250_000)
+    pairs = torch.stack([rows // 500, rows % 500], dim=1)
+    assert float(in_split(pairs, split).double().mean()) == pytest.approx(share, abs=0.002)
 
 
 def test_the_split_of_a_question_does_not_depend_on_the_others():
-    pairs = np.array([[3, 4], [5, 6], [123456789, 987654321]])
+    pairs = torch.tensor([[3, 4], [5, 6], [123456789, 987654321]])
     together = in_split(pairs, "train")
     assert [bool(in_split(pair[None], "train")[0]) for pair in pairs] == together.tolist()
 

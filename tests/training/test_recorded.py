@@ -4,8 +4,11 @@ import pytest
 import torch
 from chaos.small_runs import small_config
 
+from interp_arith.tasks import Addition
+from interp_arith.tasks.sampling import Limits
 from interp_arith.tasks.sources import make_source
 from interp_arith.training import ensemble, step
+from interp_arith.training.batches import make_batches
 from interp_arith.training.lanes import fresh_weights
 from interp_arith.training.optimizers import OPTIMIZERS
 from interp_arith.training.recorded import Recorded
@@ -29,16 +32,23 @@ def refused(work):
     raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
 
+CPU = torch.device("cpu")
+ADDER = {"task": Addition(n_digits=3, val_questions=4, test_questions=4), "batch_size": 16}
+KINDS = {"shuffled": {"batch_size": 8}, "whole": {"batch_size": None}, "drawn": ADDER}
+
+
 def start(config):
-    """Parameters, state and a way to update them."""
+    """Parameters, the batches of two seeds, and a way to update."""
     configs = [config.with_seed(seed) for seed in (0, 1)]
+    batches = make_batches([make_source(c.task, c.batch_size, c.seed) for c in configs], CPU)
     parameters = ensemble.stack([fresh_weights(c) for c in configs])
     state = step.initial_state(config, parameters)
 
-    def update(batch, *, step: int, multiplier: float):
+    def update(given, *, step, multiplier):
+        batch = batches.batch(given, step - 1)
         return step_update(config, parameters, state, batch, step, multiplier)
 
-    return parameters, update
+    return parameters, batches, update
 
 
 def step_update(config, parameters, state, batch, number, multiplier):
@@ -47,23 +57,18 @@ def step_update(config, parameters, state, batch, number, multiplier):
     )
 
 
-def batches(config, n):
-    sources = [make_source(config.task, config.batch_size, seed) for seed in (0, 1)]
-    for index in range(n):
-        yield ensemble.stack_examples([s.batch(index, None) for s in sources], torch.device("cpu"))
-
-
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize("batch_size", [8, None])
-def test_replayed_steps_are_those_that_are_computed(kind, batch_size):
-    config = small_config(optimizer={"kind": kind}, batch_size=batch_size)
-    expected, plain = start(config)
-    found, update = start(config)
-    recorded = Recorded(update, notify=pytest.fail, record=stand_in)
-    for number, batch in enumerate(batches(config, 9), start=1):
+@pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
+def test_replayed_steps_are_those_that_are_computed(kind, fields):
+    config = small_config(optimizer={"kind": kind}, **fields)
+    expected, batches, plain = start(config)
+    found, _, update = start(config)
+    recorded = Recorded(update, CPU, notify=pytest.fail, record=stand_in)
+    for number in range(1, 10):
+        given = batches.given(number - 1, None)
         multiplier = 1 / number
-        wanted = plain(batch, step=number, multiplier=multiplier)
-        report = recorded(batch, step=number, multiplier=multiplier)
+        wanted = plain(given, step=number, multiplier=multiplier)
+        report = recorded(given, step=number, multiplier=multiplier)
         torch.testing.assert_close(report.loss, wanted.loss, rtol=1e-6, atol=0)
         torch.testing.assert_close(report.gradient_norm, wanted.gradient_norm, rtol=1e-5, atol=0)
     tolerance = 1e-2 if kind == "muon" else 1e-5  # Muon's products are in bfloat16
@@ -71,45 +76,64 @@ def test_replayed_steps_are_those_that_are_computed(kind, batch_size):
         torch.testing.assert_close(found[name], expected[name], rtol=tolerance, atol=tolerance)
 
 
-def test_an_earlier_report_is_not_overwritten_by_a_later_step():
-    config = small_config()
-    _, update = start(config)
-    recorded = Recorded(update, notify=pytest.fail, record=stand_in)
-    reports = [recorded(b, step=i, multiplier=1.0) for i, b in enumerate(batches(config, 7), start=1)]
+@pytest.mark.parametrize("fields", [KINDS["shuffled"], KINDS["drawn"]], ids=["shuffled", "drawn"])
+def test_an_earlier_report_is_not_overwritten_by_a_later_step(fields):
+    _, batches, update = start(small_config(**fields))
+    recorded = Recorded(update, CPU, notify=pytest.fail, record=stand_in)
+    reports = [recorded(batches.given(i, None), step=i + 1, multiplier=1.0) for i in range(7)]
     assert len({float(report.loss[0]) for report in reports}) == 7
 
 
-def test_a_batch_of_another_size_is_recorded_anew():
-    config = small_config()
-    _, update = start(config)
-    recordings = []
+def counting(recordings):
+    """The stand-in, and a mark for each recording."""
 
-    def counting(work):
+    def record(work):
         recordings.append(1)
         return stand_in(work)
 
-    recorded = Recorded(update, notify=pytest.fail, record=counting)
-    for number, batch in enumerate(batches(config, 8), start=1):
-        part = (
-            batch
-            if number < 6
-            else ensemble.stack_examples(
-                [batch.rows(i).rows(slice(0, 5)) for i in (0, 1)], torch.device("cpu")
-            )
-        )
-        recorded(part, step=number, multiplier=1.0)
+    return record
+
+
+def test_rows_of_another_number_are_recorded_anew():
+    _, batches, update = start(small_config())
+    recordings = []
+    recorded = Recorded(update, CPU, notify=pytest.fail, record=counting(recordings))
+    for index in range(8):
+        given = batches.given(index, None)
+        recorded(given if index < 5 else given[:, :5], step=index + 1, multiplier=1.0)
     assert len(recordings) == 2
+
+
+def test_other_limits_are_recorded_anew_and_drawn_within():
+    config = small_config(**ADDER)
+    _, batches, update = start(config)
+    largest, recordings = [], []
+
+    def watched(given, *, step, multiplier):
+        tokens = batches.batch(given, step - 1).tokens
+        largest.append(int((tokens[..., :3] * torch.tensor([100, 10, 1])).sum(dim=-1).max()))
+        return update(given, step=step, multiplier=multiplier)
+
+    recorded = Recorded(watched, CPU, notify=pytest.fail, record=counting(recordings))
+    for index in range(12):
+        recorded(Limits(1, 1 + index // 4, 0.0), step=index + 1, multiplier=1.0)
+    assert len(recordings) == 3
+    by_phase = [largest[0:4], largest[4:8], largest[8:12]]
+    assert len(largest) == 12
+    assert [max(phase) < 10**digits for digits, phase in enumerate(by_phase, start=1)] == [True] * 3
+    assert [max(phase) >= 10 ** (digits - 1) for digits, phase in enumerate(by_phase, start=1)] == [True] * 3
 
 
 def test_where_recording_fails_the_step_is_computed_and_the_user_told_once():
     config = small_config()
-    expected, plain = start(config)
-    found, update = start(config)
+    expected, batches, plain = start(config)
+    found, _, update = start(config)
     told = []
-    recorded = Recorded(update, notify=told.append, record=refused)
-    for number, batch in enumerate(batches(config, 7), start=1):
-        plain(batch, step=number, multiplier=1.0)
-        recorded(batch, step=number, multiplier=1.0)
+    recorded = Recorded(update, CPU, notify=told.append, record=refused)
+    for index in range(7):
+        given = batches.given(index, None)
+        plain(given, step=index + 1, multiplier=1.0)
+        recorded(given, step=index + 1, multiplier=1.0)
     assert told == [
         "the step could not be recorded (operation not permitted when stream is capturing); "
         "it is computed kernel by kernel"

@@ -155,10 +155,10 @@ class TestTraining:
         digits = []
         original = Addition.sample
 
-        def recording(task, split, n, rng, limits=None):
-            questions = original(task, split, n, rng, limits)
+        def recording(task, split, n, start, limits=None):
+            questions = original(task, split, n, start, limits)
             if split == "train":
-                digits.append(len(str(questions.max())))
+                digits.append(len(str(int(questions.max()))))
             return questions
 
         monkeypatch.setattr(Addition, "sample", recording)

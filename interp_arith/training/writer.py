@@ -1,0 +1,212 @@
+"""How metrics, weights and states leave the device and reach the disk; knows no loop.
+
+On a CPU everything is written at once. On a GPU a thread writes, in the order in which work was submitted, while the
+device goes on: what it writes are copies, taken on a stream of their own.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from queue import Queue
+from threading import Thread
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_arith.training import ensemble
+from interp_arith.training.lanes import Lane
+
+Record = dict[str, float]
+Snapshot = Callable[[], dict[str, Tensor]]
+"""Tensors as they were when it was taken, on the host; a call waits until they are there."""
+_MOST_WAITING = 2
+
+
+class Writer(ABC):
+    """Does work in the order in which it is submitted.
+
+    Attributes:
+        at_once: whether work is done when `submit` returns.
+    """
+
+    at_once: bool
+
+    @abstractmethod
+    def snapshot(self, tensors: Mapping[str, Tensor]) -> Snapshot:
+        """The tensors as they are now, for work that is submitted before they change or that is done later."""
+
+    @abstractmethod
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have work done.
+
+        Raises:
+            WorkError: it could not be, or what was submitted earlier could not; nothing later is done then.
+        """
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Wait until all is done; raises as `submit`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait as `drain` does, and do no more; raises nothing."""
+
+
+class Inline(Writer):
+    """Works where it is called."""
+
+    at_once = True
+
+    def snapshot(self, tensors: Mapping[str, Tensor]) -> Snapshot:
+        """The tensors themselves: nothing changes them before the work is done."""
+        return lambda: dict(tensors)
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Do it."""
+        work()
+
+    def drain(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Threaded(Writer):
+    """Works in one thread, in order; who submits waits while two pieces of work do."""
+
+    at_once = False
+
+    def __init__(self) -> None:
+        self._waiting: Queue[Callable[[], None] | None] = Queue(_MOST_WAITING)
+        self._error: Exception | None = None
+        self._thread = Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def snapshot(self, tensors: Mapping[str, Tensor]) -> Snapshot:
+        """Copies; from a GPU into pinned memory, beside what it computes."""
+        if all(tensor.device.type == "cpu" for tensor in tensors.values()):
+            copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+            return lambda: copies
+        return _copy_from_gpu(tensors)
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Queue it."""
+        self._complain()
+        self._waiting.put(work)
+
+    def drain(self) -> None:
+        """Wait for the thread."""
+        self._waiting.join()
+        self._complain()
+
+    def close(self) -> None:
+        """End the thread when it is done."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (work := self._waiting.get()) is not None:
+            try:
+                if self._error is None:
+                    work()
+            except Exception as error:  # noqa: BLE001  it is raised where work is submitted
+                self._error = error
+            finally:
+                del work  # and the copies that it holds
+                self._waiting.task_done()
+
+    def _complain(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def make_writer(device: torch.device) -> Writer:
+    """How to write what is computed on a device."""
+    return Inline() if device.type == "cpu" else Threaded()
+
+
+def _copy_from_gpu(tensors: Mapping[str, Tensor]) -> Snapshot:
+    """Copies on the device, for the next step writes into the originals; from those the host's, on another stream."""
+    copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    stream, done = torch.cuda.Stream(), torch.cuda.Event()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        pinned = {}
+        for name, copy in copies.items():
+            pinned[name] = torch.empty(copy.shape, dtype=copy.dtype, pin_memory=True)
+            pinned[name].copy_(copy, non_blocking=True)
+            copy.record_stream(stream)
+        done.record(stream)
+
+    def wait() -> dict[str, Tensor]:
+        done.synchronize()
+        return pinned
+
+    return wait
+
+
+class Log:
+    """Metrics of every lane, on the device until somebody looks: to look is to wait for the device."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, tuple[str, ...]]] = []
+        self._values: list[Float[Tensor, "metric seed"]] = []
+
+    def add(self, step: int, columns: Mapping[str, Float[Tensor, " seed"]]) -> None:
+        """What was measured at a step."""
+        self._steps.append((step, tuple(columns)))
+        self._values.append(torch.stack([column.double() for column in columns.values()]))
+
+    def take(self) -> list[list[Record]]:
+        """Every step's records, one a lane; the log is empty then."""
+        if not self._steps:
+            return []
+        sizes = [len(names) for _, names in self._steps]
+        parts = torch.cat(self._values).cpu().split(sizes)
+        records = [
+            [Record(step=step) | dict(zip(names, column, strict=True)) for column in values.T.tolist()]
+            for (step, names), values in zip(self._steps, parts, strict=True)
+        ]
+        self._steps, self._values = [], []
+        return records
+
+
+def keep_records(lanes: Sequence[Lane], records: Sequence[Record]) -> None:
+    """Metrics of a step, one record a lane; they reach the disk with the next state."""
+    for lane, record in zip(lanes, records, strict=True):
+        if is_finite(record):
+            lane.keeper.records.append(record)
+
+
+def keep_weights(
+    lanes: Sequence[Lane], step: int, records: Sequence[Record], weights: Snapshot, checkpoint: bool
+) -> None:
+    """The weights of an evaluation, where they are among the best, and as a point of the trajectory."""
+    for index, (lane, record) in enumerate(zip(lanes, records, strict=True)):
+        if lane.keeper.would_be_best(record):
+            lane.keeper.add_best(step, ensemble.member(weights(), index), record)
+        if checkpoint:
+            lane.keeper.write_checkpoint(step, ensemble.member(weights(), index), record)
+
+
+def keep_states(
+    lanes: Sequence[Lane],
+    step: int,
+    accounts: Sequence[Mapping[str, float]],
+    parameters: Snapshot,
+    optimizer: Snapshot,
+) -> None:
+    """A full state of every lane; its account of itself is part of it."""
+    for index, (lane, account) in enumerate(zip(lanes, accounts, strict=True)):
+        state = {
+            **account,
+            "parameters": ensemble.member(parameters(), index),
+            "optimizer": ensemble.member(optimizer(), index),
+        }
+        lane.keeper.write_state(step, state)
+
+
+def is_finite(record: Mapping[str, float]) -> bool:
+    """Whether losses and weights are; the gradient of a skipped fp16 step need not be."""
+    return all(abs(value) < float("inf") for name, value in record.items() if name != "gradient_norm")
