@@ -13,6 +13,7 @@ from torch import Tensor
 from interp_arith.errors import RequestError, WorkError, unknown
 from interp_arith.evaluation.protocols import PROTOCOLS
 from interp_arith.figures.curves import training_curves, write_html
+from interp_arith.interp.live import live_measures
 from interp_arith.presets import preset
 from interp_arith.run import Run, Step, find_runs, load_config, load_run, parse_step
 from interp_arith.storage import RunDirectory
@@ -112,6 +113,7 @@ def train_configs(
         open_sinks=open_sinks,
         resume=resume,
         initial_weights=_initial_weights(configs[0], directories),
+        live=live_measures(configs[0]),
         notify=lambda message: warnings.warn(message, stacklevel=2),
     )
     try:

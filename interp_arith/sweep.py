@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.grid import Sweep, SweptRun, read_sweep
+from interp_arith.interp.live import live_measures
 from interp_arith.models.transformer import build_model
 from interp_arith.run import load_run
 from interp_arith.storage import RunDirectory
@@ -182,6 +183,7 @@ def _check_runs(swept: Sequence[SweptRun], folder: Path) -> None:
             config.budget.total_steps(source.steps_per_epoch)
             if config.stack_key() not in built:
                 build_model(config.model, config.task)
+                live_measures(config)
                 built.add(config.stack_key())
             if config.init_from is not None:
                 load_run(config.init_from.partition("@")[0])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from chaos.small_runs import differences, same_weights, small_config
 
-from interp_arith import comparison, runs
+from interp_arith import comparison
 from interp_arith import run as run_room
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.models.transformer import ArithmeticTransformer

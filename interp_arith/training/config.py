@@ -116,6 +116,8 @@ class RunConfig(Choice):
     """Steps between logged training metrics."""
     evaluate_every: int = Field(default=10, ge=1)
     """Steps between evaluations of every set."""
+    measure: tuple[str, ...] = ()
+    """Measures logged at every evaluation; see `interp-arith measure --list`."""
     data_dir: Path | None = None
     """A folder of train.jsonl, val.jsonl and test.jsonl to use in place of the task's own questions."""
     init_from: str | None = None

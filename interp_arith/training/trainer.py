@@ -48,6 +48,7 @@ class Trainer:
         open_sinks: total steps -> where metrics go besides the run directories; called once all is in order.
         resume: go on with runs that exist.
         initial_weights: config -> weights to start from.
+        live: config, weights -> what else is logged at an evaluation, by name.
         notify: told what the user should know.
     """
 
@@ -60,11 +61,12 @@ class Trainer:
         open_sinks: Callable[[int], Sequence[Sink]] = lambda total_steps: (),
         resume: bool = False,
         initial_weights: Callable[[RunConfig], dict[str, Tensor]] = fresh_weights,
+        live: Callable[[RunConfig, dict[str, Tensor]], dict[str, float]] = lambda config, weights: {},
         notify: Callable[[str], None] = print,
     ) -> None:
         self._configs, self._directories, self._device = configs, directories, device
         self._open_sinks, self._resume = open_sinks, resume
-        self._initial_weights, self._notify = initial_weights, notify
+        self._initial_weights, self._live, self._notify = initial_weights, live, notify
         _check_stack(configs)
         self._config = configs[0]  # where seeds and rates play no part, one config speaks for all
         self._lanes: list[Lane] = []
@@ -240,7 +242,7 @@ class Trainer:
         if not self._is_due(self._step):
             return
         evaluate = self._is_evaluated(self._step)
-        self._log.add(self._step, self._measure(report, evaluate))
+        self._log.add(self._step, self._measure(report, evaluate), self._live_columns() if evaluate else {})
         if not evaluate:
             if self._writer.at_once:
                 self._read_log()
@@ -291,6 +293,17 @@ class Trainer:
             columns |= {f"{name}_{what}": values for what, values in scores.items()}
         multiplier = self._config.schedule.multiplier(max(self._step - 1, 0), self._total)
         return {"learning_rate": self._state["learning_rate"] * multiplier} | columns
+
+    def _live_columns(self) -> dict[str, Tensor]:
+        """What else is logged of every lane; NaN where a lane does not have it."""
+        found = [
+            self._live(lane.config, ensemble.member(self._parameters, index))
+            for index, lane in enumerate(self._lanes)
+        ]
+        return {
+            name: torch.tensor([each.get(name, torch.nan) for each in found], device=self._device)
+            for name in dict.fromkeys(name for each in found for name in each)
+        }
 
     # --- saving and leaving ---
 

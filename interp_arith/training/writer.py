@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from queue import Queue
 from threading import Thread
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -150,23 +151,33 @@ class Log:
     """Metrics of every lane, on the device until somebody looks: to look is to wait for the device."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[int, tuple[str, ...]]] = []
+        self._steps: list[tuple[int, tuple[str, ...], frozenset[str]]] = []
         self._values: list[Float[Tensor, "metric seed"]] = []
 
-    def add(self, step: int, columns: Mapping[str, Float[Tensor, " seed"]]) -> None:
-        """What was measured at a step."""
-        self._steps.append((step, tuple(columns)))
-        self._values.append(torch.stack([column.double() for column in columns.values()]))
+    def add(
+        self,
+        step: int,
+        columns: Mapping[str, Float[Tensor, " seed"]],
+        optional: Mapping[str, Float[Tensor, " seed"]] = MappingProxyType({}),
+    ) -> None:
+        """What was measured at a step; of what is optional, a lane's NaN is left out."""
+        every = dict(optional) | dict(columns)
+        self._steps.append((step, tuple(every), frozenset(optional) - frozenset(columns)))
+        self._values.append(torch.stack([column.double() for column in every.values()]))
 
     def take(self) -> list[list[Record]]:
         """Every step's records, one a lane; the log is empty then."""
         if not self._steps:
             return []
-        sizes = [len(names) for _, names in self._steps]
+        sizes = [len(names) for _, names, _ in self._steps]
         parts = torch.cat(self._values).cpu().split(sizes)
         records = [
-            [Record(step=step) | dict(zip(names, column, strict=True)) for column in values.T.tolist()]
-            for (step, names), values in zip(self._steps, parts, strict=True)
+            [
+                Record(step=step)
+                | {n: x for n, x in zip(names, column, strict=True) if n not in optional or x == x}
+                for column in values.T.tolist()
+            ]
+            for (step, names, optional), values in zip(self._steps, parts, strict=True)
         ]
         self._steps, self._values = [], []
         return records

@@ -9,7 +9,7 @@ import pytest
 import torch
 from chaos.small_runs import SignalAt, differences, small_config, train_small
 
-from interp_arith import storage
+from interp_arith import files
 from interp_arith.errors import WorkError
 from interp_arith.storage import RunDirectory
 from interp_arith.training import trainer
@@ -129,7 +129,7 @@ class TestRunDirectories:
 
         def train_until_full(folder) -> RunDirectory:
             with monkeypatch.context() as full:
-                full.setattr(storage, "open", fails, raising=False)
+                full.setattr(files, "open", fails, raising=False)
                 with pytest.raises(WorkError, match=rf"{name} could not be written \(No space left"):
                     train_small(config, tmp_path / folder)
             return RunDirectory(tmp_path / folder / config.run_name)
