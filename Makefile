@@ -14,8 +14,8 @@ test: check  ## every check and every test
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 check: $(VENV)/.installed-dev  ## format, lint and types
-	$(BIN)/ruff format --check interp_arith tests benchmarks
-	$(BIN)/ruff check interp_arith tests benchmarks
+	$(BIN)/ruff format --check interp_arith tests benchmarks analyses
+	$(BIN)/ruff check interp_arith tests benchmarks analyses
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.installed-dev  ## what training costs, beside a plain loop, a compiled one and JAX
