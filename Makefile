@@ -5,7 +5,7 @@ RUNS ?= runs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: train test check bench results clean
+.PHONY: train test check bench results computes sweep-results clean
 
 train: $(VENV)/.installed  ## train mod-add-113 until it has grokked (a finished run is kept as it is)
 	$(BIN)/interp-arith train mod-add-113 --resume
@@ -23,6 +23,12 @@ bench: $(VENV)/.installed-dev  ## what training costs, beside a plain loop, a co
 
 results: $(VENV)/.installed  ## the results table of README, from run directories: make results RUNS=… TIMED=…
 	$(BIN)/python benchmarks/results.py $(RUNS) README.md $(if $(TIMED),--timed $(TIMED))
+
+computes: $(VENV)/.installed  ## the table of how models compute, likewise: make computes RUNS=…
+	$(BIN)/python benchmarks/computes.py $(RUNS) README.md
+
+sweep-results: $(VENV)/.installed  ## the sweeps of README, from their folders: make sweep-results RUNS=…
+	$(BIN)/python benchmarks/sweeps.py $(RUNS) README.md
 
 clean:  ## remove the virtual environment; runs stay
 	rm -rf $(VENV)
