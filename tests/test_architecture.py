@@ -17,8 +17,8 @@ LAYERS = """
     tasks tasks.sources tasks.scoring
     models.positions models.config models.transformer models.lookup models.lean models
     training.optimizers training.schedules training.curricula training.config training.machine
-    training.ensemble training.batches training.step training.recorded training.checkpoints training.lanes
-    training.writer training.signals training.sinks training.trainer training
+    training.ensemble training.batches training.step training.compiled training.recorded training.checkpoints
+    training.lanes training.writer training.signals training.sinks training.trainer training
     presets
     evaluation.decoding evaluation.protocols evaluation
     figures.curves figures.sweeps figures
