@@ -35,7 +35,7 @@ def with_gradients(forward, config):
 @pytest.mark.filterwarnings(
     "ignore:.*should not be instantiated:DeprecationWarning"
 )  # of Dynamo, tracing the loss
-@pytest.mark.parametrize("model", ["nanda", "tied-norm-rotary"])
+@pytest.mark.parametrize("model", ["nanda", "swiglu-rms"])
 @pytest.mark.parametrize("task", [{}, {"task": ADDER}], ids=["modular", "addition"])
 def test_as_on_a_gpu_it_traces_without_a_break_and_is_the_same(model, task):
     config = small_config(model=example_model_configs()[model], **task)
