@@ -18,8 +18,8 @@ LAYERS = """
     models.positions models.config models.attention models.transformer models.imported models.lookup models.lean
     models
     training.optimizers training.schedules training.curricula training.config training.machine
-    training.ensemble training.batches training.step training.recorded training.checkpoints training.lanes
-    training.writer training.signals training.sinks training.trainer training
+    training.ensemble training.batches training.step training.compiled training.recorded training.checkpoints
+    training.lanes training.writer training.signals training.sinks training.trainer training
     presets
     evaluation.decoding evaluation.protocols evaluation
     interp.base interp.phases interp.bootstrap interp.forward interp.answers interp.cyclic interp.fourier

@@ -12,6 +12,7 @@ from interp_arith.tasks.sampling import Limits
 from interp_arith.training import ensemble, machine
 from interp_arith.training import step as training_step
 from interp_arith.training.batches import Batches, Given
+from interp_arith.training.compiled import Compiled
 from interp_arith.training.optimizers import Number
 from interp_arith.training.recorded import Recorded
 from interp_arith.training.step import StepReport
@@ -59,6 +60,7 @@ class Ours(TorchCompetitor):
         self._state = training_step.initial_state(setting.config, self._parameters)
         self._batches = setting.all_batches() if draws else Predrawn(setting.batches())
         self._limits = setting.config.task.limits if isinstance(setting.config.task, SampledTask) else None
+        self._forward = None if device.type == "cpu" else Compiled(_complain)
         self._do = self._update if device.type == "cpu" else Recorded(self._update, device, _complain)
 
     def step(self, index: int) -> Tensor:
@@ -75,6 +77,7 @@ class Ours(TorchCompetitor):
             config.task.answer_positions,
             step=step,
             multiplier=multiplier,
+            forward=self._forward,
         )
 
 

@@ -50,14 +50,15 @@ def logits(
     parameters: Mapping[str, Float[Tensor, "seed ..."]],
     tokens: Tensor,
     answer_positions: Sequence[int],
+    mapped: bool | None = None,
 ) -> Float[Tensor, "seed batch answer d_vocab_out"]:
     """Answer logits of every seed on its own tokens [seed, batch, pos].
 
     A GPU maps over the seeds, one kernel for all. A CPU takes them one after the other: its batched matrix products
     are several times slower than single ones, and so a seed in an ensemble follows the seed alone to the bit.
+    `mapped` chooses otherwise.
     """
-
-    mapped = tokens.device.type != "cpu"
+    mapped = tokens.device.type != "cpu" if mapped is None else mapped
 
     def one(parameters: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
         return answer_logits(config, parameters, tokens, answer_positions, mapped=mapped)

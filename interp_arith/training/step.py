@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -46,6 +47,32 @@ class StepReport:
         return StepReport(self.loss[kept], self.gradient_norm[kept], self.largest_logit[kept])
 
 
+class Forward(Protocol):
+    """`losses`, computed in some way."""
+
+    def __call__(
+        self,
+        config: RunConfig,
+        parameters: Mapping[str, Float[Tensor, "seed ..."]],
+        batch: Examples,
+        answer_positions: Sequence[int],
+    ) -> tuple[Float[Tensor, " seed"], Float[Tensor, " seed"]]: ...
+
+
+def losses(
+    config: RunConfig,
+    parameters: Mapping[str, Float[Tensor, "seed ..."]],
+    batch: Examples,
+    answer_positions: Sequence[int],
+    mapped: bool | None = None,
+) -> tuple[Float[Tensor, " seed"], Float[Tensor, " seed"]]:
+    """The sum of the loss over a batch, in nats, and the largest absolute logit of every seed."""
+    with _precision(config, batch.tokens.device):
+        out = ensemble.logits(config.model, parameters, batch.tokens, answer_positions, mapped)
+    loss = scoring.total_cross_entropy(out, batch.targets, batch.mask, config.loss)
+    return loss, out.detach().abs().amax(dim=(1, 2, 3))
+
+
 def initial_state(config: RunConfig, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The optimizer's state, and in fp16 each seed's loss scale."""
     state = config.optimizer.initial_state(parameters)
@@ -65,6 +92,7 @@ def update(
     *,
     step: Number,
     multiplier: Number,
+    forward: Forward | None = None,
 ) -> StepReport:
     """Make update number `step` (from 1) in place, each seed by itself.
 
@@ -76,9 +104,12 @@ def update(
         answer_positions: the task's.
         step: which update this is.
         multiplier: of the learning rate.
+        forward: `losses`, or the same compiled.
     """
     scale = state.get(_SCALE)
-    loss, largest, gradients = _gradients(config, parameters, batch, answer_positions, scale)
+    loss, largest, gradients = _gradients(
+        config, parameters, batch, answer_positions, scale, forward or losses
+    )
     norm = global_norm(gradients) if config.clip_norm is None else clip_by_norm(gradients, config.clip_norm)
     if scale is None:
         config.optimizer.update(parameters, gradients, state, step=step, multiplier=multiplier)
@@ -93,25 +124,25 @@ def _gradients(
     batch: Examples,
     answer_positions: Sequence[int],
     scale: Float[Tensor, " seed"] | None,
+    forward: Forward = losses,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Loss, largest logit and gradients of the whole batch, computed in `accumulation` parts."""
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     total = batch.mask.sum(dim=(-2, -1))
-    losses, largest, sums = [], [], None
+    parts_of_loss, largest, sums = [], [], None
     for tokens, targets, mask in zip(*_parts(batch, config.accumulation), strict=True):
-        with _precision(config, tokens.device):
-            out = ensemble.logits(config.model, leaves, tokens, answer_positions)
-        loss = scoring.total_cross_entropy(out, targets, mask, config.loss) / total
+        sum_of_losses, logit = forward(config, leaves, Examples(tokens, targets, mask), answer_positions)
+        loss = sum_of_losses / total
         wanted = (loss if scale is None else loss * scale).sum()
         parts = torch.autograd.grad(wanted, list(leaves.values()))
         sums = list(parts) if sums is None else torch._foreach_add(sums, parts)
-        losses.append(loss.detach())
-        largest.append(out.detach().abs().amax(dim=(1, 2, 3)))
+        parts_of_loss.append(loss.detach())
+        largest.append(logit.detach())
     assert sums is not None
     if scale is not None:
         sums = [g / scale.view(-1, *[1] * (g.ndim - 1)) for g in sums]
     gradients = dict(zip(leaves, sums, strict=True))
-    return ensemble.add_up(losses), torch.stack(largest).amax(dim=0), gradients
+    return ensemble.add_up(parts_of_loss), torch.stack(largest).amax(dim=0), gradients
 
 
 def _parts(batch: Examples, n: int) -> tuple[Sequence[Tensor], ...]:

@@ -17,6 +17,7 @@ from interp_arith.training import ensemble, machine
 from interp_arith.training import step as training_step
 from interp_arith.training.batches import Given, make_batches
 from interp_arith.training.checkpoints import check, create
+from interp_arith.training.compiled import Compiled
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import Lane, Status, check_metrics, common_step, fresh_weights, open_lanes
 from interp_arith.training.optimizers import Number
@@ -154,6 +155,7 @@ class Trainer:
         self._state = {name: tensor.to(self._device) for name, tensor in optimizer.items()}
         self._batches = make_batches([lane.source for lane in self._lanes], self._device)
         self._make_update: Update | None = None
+        self._forward = None if self._device.type == "cpu" else Compiled(self._notify)
         self._finite = torch.ones(len(self._lanes), dtype=torch.bool, device=self._device)
         self._evaluation = {
             name: ensemble.stack_examples(
@@ -220,12 +222,19 @@ class Trainer:
     def _updater(self) -> Update:
         """How to update the lanes that still run; on a GPU it is recorded and replayed, drawing included."""
         config, parameters, state, positions = self._config, self._parameters, self._state, self._positions
-        batches = self._batches
+        batches, forward = self._batches, self._forward
 
         def update(given: Given, *, step: Number, multiplier: Number) -> StepReport:
             batch = batches.batch(given, step - 1)
             return training_step.update(
-                config, parameters, state, batch, positions, step=step, multiplier=multiplier
+                config,
+                parameters,
+                state,
+                batch,
+                positions,
+                step=step,
+                multiplier=multiplier,
+                forward=forward,
             )
 
         return update if self._device.type == "cpu" else Recorded(update, self._device, self._notify)

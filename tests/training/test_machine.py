@@ -71,3 +71,14 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
         machine.pick_device("cpu", "fp16")
     with pytest.raises(RequestError, match="did you mean"):
         machine.pick_device("cud")
+
+
+def test_float32_products_are_exact_while_training_and_set_back_afterwards():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with machine.prepared(torch.device("cpu"), 1):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,64 @@
+"""Forward pass and loss trace as one graph, and compute the same; what cannot be compiled is computed as it is."""
+
+from functools import partial
+
+import pytest
+import torch
+from chaos.small_runs import small_config
+from oracles import example_model_configs
+
+from interp_arith.tasks import Addition
+from interp_arith.tasks.sources import make_source
+from interp_arith.training import ensemble, step
+from interp_arith.training.batches import make_batches
+from interp_arith.training.compiled import Compiled
+from interp_arith.training.lanes import fresh_weights
+
+ADDER = Addition(n_digits=2, val_questions=4, test_questions=4)
+
+
+def of_two_seeds(config):
+    """Parameters, and a batch."""
+    configs = [config.with_seed(seed) for seed in (0, 1)]
+    sources = [make_source(c.task, c.batch_size, c.seed) for c in configs]
+    batches = make_batches(sources, torch.device("cpu"))
+    return ensemble.stack([fresh_weights(c) for c in configs]), batches.batch(batches.given(0, None), 0)
+
+
+def with_gradients(forward, config):
+    parameters, batch = of_two_seeds(config)
+    leaves = {name: tensor.requires_grad_() for name, tensor in parameters.items()}
+    loss, largest = forward(config, leaves, batch, config.task.answer_positions)
+    return loss.detach(), largest, *torch.autograd.grad(loss.sum(), list(leaves.values()))
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # of Dynamo, tracing the loss
+@pytest.mark.parametrize("model", ["nanda", "swiglu-rms"])
+@pytest.mark.parametrize("task", [{}, {"task": ADDER}], ids=["modular", "addition"])
+def test_as_on_a_gpu_it_traces_without_a_break_and_is_the_same(model, task):
+    config = small_config(model=example_model_configs()[model], **task)
+    mapped = partial(step.losses, mapped=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(mapped, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(with_gradients(compiled, config), with_gradients(mapped, config), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_what_cannot_be_compiled_is_computed_as_it_is_and_the_user_told_once():
+    def no_compiler(graph, inputs):
+        raise RuntimeError("no compiler\nmore")
+
+    told: list[str] = []
+    torch._dynamo.reset()
+    compiled = Compiled(told.append, backend=no_compiler)
+    config = small_config()
+    for _ in range(2):
+        found, expected = with_gradients(compiled, config), with_gradients(step.losses, config)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert len(told) == 1
+    assert told[0].startswith("the forward pass could not be compiled (")
+    assert "no compiler" in told[0]
+    assert "\n" not in told[0]
