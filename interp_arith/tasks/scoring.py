@@ -68,7 +68,7 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
         (log_probabilities, targets, mask), (gradient,) = ctx.saved_tensors, gradients
         ids = targets[..., None]
         slopes = log_probabilities.exp()
