@@ -68,7 +68,9 @@ def measures_of(runs: list[Run]) -> xr.Dataset:
             }
         )
         found.append(small.expand_dims(seed=[run.config.seed]))
-    return xr.concat(found, dim="seed")
+    whole = xr.concat(found, dim="seed")
+    assert isinstance(whole, xr.Dataset)
+    return whole
 
 
 def additive(run: Run) -> dict[str, xr.DataArray]:

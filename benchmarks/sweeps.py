@@ -52,7 +52,7 @@ def seeds_lines(sweep: Sweep, results: pd.DataFrame) -> list[str]:
     shown = [name for name in COLUMNS if name in results]
     rows = [
         [*(str(row[axis]) for axis in axes), str(row["seed"]), *(_number(row[name]) for name in shown)]
-        for _, row in results.iterrows()
+        for row in results.to_dict("records")
     ]
     return table([*axes, "seed", *(COLUMNS[name] for name in shown)], rows)
 
@@ -67,9 +67,9 @@ def block(file: Path, folder: SweepFolder, pictures: Path, kept: Path) -> list[s
     """One sweep of README; its picture and its results are written beside."""
     sweep = folder.read_sweep()
     results = results_table(sweep, sweep.runs(), folder.runs)
-    unfinished = (results["status"] != "finished").sum()
-    if unfinished:
-        raise SystemExit(f"{folder.path}: {unfinished} of {len(results)} runs are not finished")
+    finished = list(results["status"]).count("finished")
+    if finished < len(results):
+        raise SystemExit(f"{folder.path}: {finished} of {len(results)} runs are finished; finish the sweep first")
     picture = pictures / f"sweep-{sweep.name}.png"
     photograph(folder.path / "results.html", picture, WIDTH, HEIGHT)
     write_atomically(
