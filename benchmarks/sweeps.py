@@ -6,6 +6,7 @@ RUNS holds the sweeps' folders, as `interp-arith sweep` leaves them; every sweep
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -69,7 +70,9 @@ def block(file: Path, folder: SweepFolder, pictures: Path, kept: Path) -> list[s
     results = results_table(sweep, sweep.runs(), folder.runs)
     finished = list(results["status"]).count("finished")
     if finished < len(results):
-        raise SystemExit(f"{folder.path}: {finished} of {len(results)} runs are finished; finish the sweep first")
+        raise SystemExit(
+            f"{folder.path}: {finished} of {len(results)} runs are finished; finish the sweep first"
+        )
     picture = pictures / f"sweep-{sweep.name}.png"
     photograph(folder.path / "results.html", picture, WIDTH, HEIGHT)
     write_atomically(
@@ -102,7 +105,10 @@ def main() -> None:
     lines: list[str] = []
     for file in sorted(SHIPPED.glob("*.yaml")):
         folder = SweepFolder(arguments.runs / read_sweep(file).name)
-        lines += block(file, folder, arguments.pictures, arguments.results)
+        if folder.table.is_file():
+            lines += block(file, folder, arguments.pictures, arguments.results)
+        else:
+            print(f"{file.name} is left out: no {folder.table}", file=sys.stderr)
     replace_block(arguments.readme, "sweeps", lines)
     print("\n".join(lines))
 

@@ -119,7 +119,9 @@ def _summary(run: Run, measures: xr.Dataset, now: xr.Dataset) -> Iterator[str]:
 
 def _when(run: Run, measures: xr.Dataset) -> Iterator[str]:
     yield "<h2>What it learnt, and when</h2>"
-    if "restricted_loss" in measures:
+    if measures.sizes["step"] < 2:
+        yield "<p>There is one checkpoint alone, so nothing is known of the way there.</p>"
+    elif "restricted_loss" in measures:
         marks = measures.get("phases")
         yield _figure(progress_curves(measures, marks, "losses and progress measures"))
         yield (
@@ -222,7 +224,11 @@ def _algorithm(now: xr.Dataset) -> Iterator[str]:
     if "algorithm" not in now:
         return
     yield "<h2>Clock or pizza</h2>"
-    yield f"<p>Verdict: <b>{_safe(str(now['algorithm'].item()))}</b>, from these numbers:</p>"
+    yield (
+        f"<p>Verdict: <b>{_safe(str(now['algorithm'].item()))}</b>. Not Fourier: logit variance explained below 0.5. "
+        "Else pizza: distance irrelevance (correct) below 0.4 and gradient symmetricity above 0.9. Clock: above 0.6 "
+        "and below 0.7. Else mixed. The other numbers do not decide.</p>"
+    )
     rows = [("logit variance explained", f"{float(now['logit_variance_explained']):.4f}")]
     if "distance_irrelevance" in now:
         for variant in ("correct", "top_wrong"):
@@ -291,20 +297,28 @@ def _what_it_is(run: Run) -> str:
 
 
 def _sentence_of_phases(measures: xr.Dataset) -> str:
-    if "phases" not in measures:
+    """What the marks say, in the order of the steps; nothing where there is one checkpoint alone."""
+    if "phases" not in measures or measures.sizes["step"] < 2:
         return ""
-    steps = dict(
-        zip(measures["mark"].to_numpy().tolist(), measures["phases"].to_numpy().tolist(), strict=True)
-    )
+    marks = zip(measures["mark"].to_numpy().tolist(), measures["phases"].to_numpy().tolist(), strict=True)
+    reached = sorted(((step, name) for name, step in marks if not np.isnan(step)), key=lambda pair: pair[0])
+    told = [f"at step {step:,.0f} {_MARKS[name][0]}" for step, name in reached]
+    missing = [_MARKS[name][1] for name in _MARKS if name not in {found for _, found in reached}]
+    order = [name for _, name in reached]
+    overlap = order != [name for name in _MARKS if name in order]
+    sentences = [f"At the checkpoints: {', '.join(told)}."] if told else []
+    sentences += [f"Within these steps {', and '.join(missing)}."] if missing else []
+    sentences += ["The phases overlap: this recipe is quick."] if overlap else []
+    return f"<p>{' '.join(sentences)}</p>"
 
-    def at(name: str) -> str:
-        return "never" if np.isnan(steps[name]) else f"at step {steps[name]:,.0f}"
 
-    return (
-        f"<p>It knew its training questions by heart {at('memorized')}; its circuit began to form "
-        f"{at('circuit_onset')}, cleanup began {at('cleanup_onset')}, and it had grokked {at('grokked')} "
-        "(steps are those of checkpoints).</p>"
-    )
+_MARKS = {
+    "memorized": ("it knew its training questions by heart", "it did not get to know its training questions by heart"),
+    "circuit_onset": ("its circuit had begun to form", "no circuit formed"),
+    "cleanup_onset": ("cleanup began", "no cleanup began"),
+    "grokked": ("its test loss was below 0.01 nats", "its test loss did not fall below 0.01 nats"),
+}
+"""Of each mark, what is said where it is reached, and where it is not."""
 
 
 def _keys(now: xr.Dataset) -> list[int]:

@@ -191,7 +191,10 @@ class Run:
         self, measures: Sequence[Measure], checkpoints: Sequence[Checkpoint], device: str
     ) -> xr.Dataset:
         """The measures at the checkpoints, taken where they are not kept."""
-        _, weights = self.whole_checkpoint()
+        with warnings.catch_warnings():
+            if self.checkpoint() in checkpoints:  # then it is named below
+                warnings.simplefilter("ignore")
+            _, weights = self.whole_checkpoint()
         model = self.model_of(weights).to(pick_device(device), print_details=False)
         keys = None
         if any("keys" in m.rests_on for m in measures):

@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 from test_kept import tiny
 
@@ -46,7 +47,7 @@ def test_it_says_what_the_measures_say(page, run):
     kept = float(now["restricted_loss"].sel(variant="sum", split="all"))
     assert f"restricted loss, sum, all questions {kept:.3g} nats" in text
     assert "After 30 updates it gets" in text
-    assert "its circuit began to form" in text
+    assert "Within these steps it did not get to know its training questions by heart" in text
 
 
 def test_every_number_has_its_definition_behind_a_fold(page, run):
@@ -55,6 +56,20 @@ def test_every_number_has_its_definition_behind_a_fold(page, run):
         if name != "phases":
             assert f"<summary>{str(name).replace('_', ' ')}</summary><pre>" in numbers
     assert numbers.count("Source: ") >= 25
+
+
+def test_a_mark_that_is_not_reached_is_told_as_what_did_not_happen(page, run):
+    assert np.isnan(run.measure(["phases"])["phases"].sel(mark="grokked"))
+    assert "its test loss did not fall below 0.01 nats" in text_of(page)
+
+
+def test_of_one_checkpoint_alone_nothing_is_said_of_the_way(tmp_path):
+    run = train(tiny(1), out=tmp_path, **QUIET)
+    lines = (run.path / "checkpoints.jsonl").read_text().splitlines()
+    (run.path / "checkpoints.jsonl").write_text(lines[-1] + "\n")
+    text = text_of(write_report(run, tmp_path / "page.html", "cpu").read_text(encoding="utf-8"))
+    assert "There is one checkpoint alone" in text
+    assert "At the checkpoints" not in text
 
 
 def test_a_run_without_frequencies_has_a_page_too(tmp_path):

@@ -1,5 +1,7 @@
 """Take measures of a run over its trajectory; they are kept in the run."""
 
+import re
+import sys
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -10,6 +12,7 @@ import xarray as xr
 from interp_arith.commands.parsing import parse
 from interp_arith.errors import RequestError
 from interp_arith.interp.measures import MEASURES
+from interp_arith.interp.phases import phases
 from interp_arith.run import load_run
 from interp_arith.tables import print_table
 
@@ -44,17 +47,23 @@ def run(arguments: list[str]) -> None:
             list: say what measures there are, and measure nothing.
         """
         if list:
-            rows = [(m.name, m.units, m.cost, m.definition.split(".")[0]) for m in MEASURES.values()]
+            rows = [(m.name, m.units, m.cost, _first_sentence(m.definition)) for m in MEASURES.values()]
+            rows.append(("phases", "steps", "ordinary", _first_sentence(phases.__doc__ or "")))
             print_table(("measure", "units", "cost", "what it is"), rows)
             return
         if run is None:
             raise RequestError("measure: no run given; for example interp-arith measure runs/mod-add-113-s0")
         found = load_run(run)
+        print(f"{found.path}: taking what is not kept yet …", file=sys.stderr)
         dataset = found.measure(names or None, step or None, device)
         _show(dataset)
         print(f"kept in {found.path}; in Python: ia.load_run({str(found.path)!r}).measure()")
 
-    parse(command, "measure RUN [NAME …]", __doc__, arguments)
+    parse(command, "measure", __doc__, arguments)
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"\.\s|:\n|$", text.strip(), maxsplit=1)[0].replace("\n", " ")
 
 
 def _show(dataset: xr.Dataset) -> None:

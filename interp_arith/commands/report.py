@@ -1,5 +1,6 @@
 """Write an account of a run: what it learnt, when, and how, as one page."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,8 @@ def run(arguments: list[str]) -> None:
             output: the page.
             device: auto, cpu or cuda.
         """
+        print(f"{run}: taking what is not kept yet …", file=sys.stderr)
         file = write_report(load_run(run), output, device)
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB; open it in a browser")
 
-    parse(command, "report RUN", __doc__, arguments)
+    parse(command, "report", __doc__, arguments)

@@ -18,7 +18,7 @@ from interp_arith.figures.progress import unit_words
 
 COLOURS = "Viridis"
 KEY_COLOUR, OTHER_COLOUR = SET_COLOURS["test"], "#9aa0a6"
-_CLUSTER_COLOURS = (*SET_COLOURS.values(), *OTHER_COLOURS)
+_CLUSTER_COLOURS = (*(c for c in SET_COLOURS.values() if c != OTHER_COLOUR), *OTHER_COLOURS)
 _CIRCLES_A_ROW = 3
 
 

@@ -39,7 +39,9 @@ class Compiled:
         except Exception as error:
             if self._forward is training_step.losses:
                 raise
-            reason = " ".join(str(error).split("\n")[:2]).strip()  # the second line says what the first announces
+            reason = " ".join(
+                str(error).split("\n")[:2]
+            ).strip()  # the second line says what the first announces
             self._notify(f"the forward pass could not be compiled ({reason}); it is computed as it is")
             self._forward = training_step.losses
             return self._forward(config, parameters, batch, answer_positions)
