@@ -313,7 +313,10 @@ def _sentence_of_phases(measures: xr.Dataset) -> str:
 
 
 _MARKS = {
-    "memorized": ("it knew its training questions by heart", "it did not get to know its training questions by heart"),
+    "memorized": (
+        "it knew its training questions by heart",
+        "it did not get to know its training questions by heart",
+    ),
     "circuit_onset": ("its circuit had begun to form", "no circuit formed"),
     "cleanup_onset": ("cleanup began", "no cleanup began"),
     "grokked": ("its test loss was below 0.01 nats", "its test loss did not fall below 0.01 nats"),
