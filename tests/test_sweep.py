@@ -242,7 +242,7 @@ def refused(capsys):
             "n-ctx-2: model.n_ctx = 2, and the modular task needs 3 positions",
         ),
         ({"grid": {"stop.metric": ["test_acc"]}}, "stop.metric = 'test_acc' is not measured in this run"),
-        ({"overrides": {"init_from": "nowhere"}}, "no run at nowhere"),
+        ({"overrides": {"init_from": "nowhere"}}, "no run is called 'nowhere'"),
         ({"overrides": {"data_dir": "nowhere"}}, "data folder nowhere: no train.jsonl"),
     ],
 )
