@@ -19,7 +19,8 @@ from interp_arith.tasks.base import Task
 
 CHECKPOINT = "checkpoint"
 """The coordinate that holds the hash of each step's weights."""
-_AT_ONCE = 25  # checkpoints between two writings, which is what a killed process loses
+AT_ONCE = 25
+"""Checkpoints between two writings: what a killed process loses."""
 
 
 def split_digest(task: Task) -> str:
@@ -65,10 +66,11 @@ def measure_checkpoints(
         tuple(c.step for c in lacking): lacking for lacking in missing.values() if lacking
     }.values():
         group = [m for m in measures if missing[m.name] == wanted]
-        hashes: dict[int, str] = {}
-        taken = measure_steps(_models(wanted, model, weights_of, hashes), task, group, keys)
-        for each in group:
-            if each.name in taken:
+        for start in range(0, len(wanted), AT_ONCE):
+            hashes: dict[int, str] = {}
+            models = _models(wanted[start : start + AT_ONCE], model, weights_of, hashes)
+            taken = measure_steps(models, task, group, keys)
+            for each in (m for m in group if m.name in taken):
                 fresh = taken[each.name].assign_coords({CHECKPOINT: ("step", list(hashes.values()))})
                 whole = _joined(kept[each.name], fresh.assign_attrs(rests_on(each, task, keys)))
                 kept[each.name] = whole

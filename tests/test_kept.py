@@ -103,6 +103,24 @@ def test_some_steps_now_and_the_rest_later(run, taken):
     assert {step for _, step in taken} == set(run.steps) - set(some)
 
 
+def test_what_was_taken_before_a_process_died_is_kept(run, taken, monkeypatch):
+    monkeypatch.setattr("interp_arith.kept.AT_ONCE", 2)
+    read = run.directory.read_weights
+
+    def dies_at_the_fourth(checkpoint):
+        if checkpoint.step == run.steps[3]:
+            raise KeyboardInterrupt
+        return read(checkpoint)
+
+    with monkeypatch.context() as death:
+        death.setattr(run.directory, "read_weights", dies_at_the_fourth)
+        with pytest.raises(KeyboardInterrupt):
+            run.measure(CHEAP)
+    taken.clear()
+    assert run.measure(CHEAP)["step"].to_numpy().tolist() == run.steps
+    assert {step for _, step in taken} == set(run.steps[2:])
+
+
 def test_new_checkpoints_extend_what_is_kept(tmp_path, taken):
     config = tiny(4, checkpoints={"every": 2})
     run = train(config, out=tmp_path, **QUIET)

@@ -69,15 +69,16 @@ def _without_config(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _read_mask(file: Path) -> np.ndarray:
+    complaint = RequestError(f"--split {file} is no NumPy array; numpy.save a boolean [p, p] array")
     try:
         data = file.read_bytes()
-        if data.startswith(MAGIC_PREFIX):  # NumPy opens other kinds of files too
-            return np.load(io.BytesIO(data), allow_pickle=False)
+        if not data.startswith(MAGIC_PREFIX):  # NumPy opens other kinds of files too
+            raise complaint
+        return np.load(io.BytesIO(data), allow_pickle=False)
     except FileNotFoundError:
         raise RequestError(f"--split {file}: no such file") from None
     except (ValueError, EOFError, OSError):
-        pass
-    raise RequestError(f"--split {file} is no NumPy array; numpy.save a boolean [p, p] array")
+        raise complaint from None
 
 
 def _tell(run: Run) -> None:
