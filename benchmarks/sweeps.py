@@ -2,7 +2,8 @@
 
     python benchmarks/sweeps.py RUNS README.md [--results sweeps/results] [--pictures docs]
 
-RUNS holds the sweeps' folders, as `interp-arith sweep` leaves them; every sweep of sweeps/*.yaml is shown.
+RUNS holds sweeps' folders, as `interp-arith sweep` leaves them. Each sweep of sweeps/*.yaml has its own block in
+README; what has no folder stays as it is.
 """
 
 import argparse
@@ -102,15 +103,14 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=SHIPPED / "results")
     arguments = parser.parse_args()
     arguments.results.mkdir(exist_ok=True)
-    lines: list[str] = []
     for file in sorted(SHIPPED.glob("*.yaml")):
         folder = SweepFolder(arguments.runs / read_sweep(file).name)
         if folder.table.is_file():
-            lines += block(file, folder, arguments.pictures, arguments.results)
+            lines = block(file, folder, arguments.pictures, arguments.results)
+            replace_block(arguments.readme, f"sweep {folder.path.name}", lines)
+            print("\n".join(lines))
         else:
-            print(f"{file.name} is left out: no {folder.table}", file=sys.stderr)
-    replace_block(arguments.readme, "sweeps", lines)
-    print("\n".join(lines))
+            print(f"{file.name} stays as it is: no {folder.table}", file=sys.stderr)
 
 
 if __name__ == "__main__":
