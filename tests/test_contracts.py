@@ -113,7 +113,7 @@ class TestEveryTask:
 
     def test_splits_share_no_question(self, task):
         if isinstance(task, SampledTask):
-            sets = {"train": task.sample("train", 500, key(0, "train"))}
+            sets = {"train": task.questions(task.sample("train", 500, key(0, "train")))}
             sets |= {name: task.split(name) for name in ("val", "test")}
         else:
             sets = {name: task.split(name) for name in SPLITS}

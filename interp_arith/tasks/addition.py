@@ -1,123 +1,235 @@
-"""n-digit addition, spelt in characters: "23+45=" is asked as "0000000023+0000000045=" and answered "86000000000".
+"""Arithmetic of whole numbers, spelt in characters: addition, subtraction, or both; the layout is a choice.
 
-The simplest layout: zero-padded operands with their units last, the answer with its units first.
+"23+45=" is asked as "0000000023+0000000045=" and answered "86000000000" unless the fields say otherwise: operands
+with leading zeros and their units last, the answer with its units first.
 """
 
 import re
+from dataclasses import fields, replace
 from typing import Literal, Self
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int, Shaped
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from interp_arith.errors import RequestError
-from interp_arith.tasks.base import Examples, Questions, SampledTask, read_questions
-from interp_arith.tasks.sampling import Limits, SplitName, draw_of_split, key
-from interp_arith.tasks.tokenizer import Vocabulary, characters
+from interp_arith.tasks import digits as columnwise
+from interp_arith.tasks.base import Examples, Places, Questions, SampledTask, read_questions
+from interp_arith.tasks.layout import DigitOrder
+from interp_arith.tasks.sampling import Limits, Signs, SplitName, draw_of_split, key
+from interp_arith.tasks.spelling import Operation, Spelling, Supervision
+from interp_arith.tasks.tokenizer import Vocabulary
+
+_SIGNS: dict[Operation, Signs] = {"add": "+", "subtract": "-", "mixed": "+-"}
+_FORMS: dict[Operation, str] = {"add": "a+b=", "subtract": "a-b=", "mixed": "a+b= or a-b="}
 
 
 class Addition(SampledTask):
-    """The sum of two numbers of at most n digits."""
+    """Sums of numbers of at most n digits, or differences, or both.
+
+    A question is a string, or a row of its operands; where + and - are mixed, a row has one more entry: 0 for +, 1
+    for -. Integers are int64, and Python's own in an object array where those do not do.
+    """
 
     kind: Literal["addition"] = "addition"
-    n_digits: int = Field(default=10, ge=1, le=18)
+    n_digits: int = Field(default=10, ge=1, le=100)
     """The longest operand."""
+    operation: Operation = "add"
+    """Sums, differences (with a sign), or both in turn."""
+    operands: int = Field(default=2, ge=2, le=10)
+    """Numbers in a sum; a difference has two."""
+    operand_order: DigitOrder = "units-last"
+    """How operands are written."""
+    answer_order: DigitOrder = "units-first"
+    """How the answer is written; a sign stands where the highest digit is."""
+    padded: bool = True
+    """Leading zeros, so that every number has the same length; else numbers as they are, with padding before the
+    question, so that "=" stands at one place."""
+    end_token: bool = False
+    """A token that ends the answer; without leading zeros it is needed."""
+    scratchpad: bool = False
+    """Worked steps before the answer, a column each (see tasks/scratchpad.py), then "=" again."""
+    supervision: Supervision = "none"
+    """With a scratchpad, what the loss leaves out: nothing, the steps, or the answer."""
+    sample_by: Literal["length", "value"] = "length"
+    """Training questions uniform over lengths, or over values, so that nearly all are long."""
     carry_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the training questions with long carries (each column sums to 9 with probability 0.6)."""
+    """Share of the training questions with long carries: each column propagates with probability 0.6."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.mask_first_n > self.n_digits:
+        if self.operation != "add" and self.operands != 2:
             raise RequestError(
-                f"mask_first_n = {self.mask_first_n} leaves no loss: an answer has {self.n_digits + 1} "
-                "target tokens"
+                f"operands = {self.operands} with operation = {self.operation}; a difference has 2: set operands to 2"
+            )
+        if not self.padded and not self.end_token:
+            raise RequestError(
+                "padded = False without end_token: answers have many lengths; set end_token to True"
+            )
+        if self.supervision != "none" and not self.scratchpad:
+            raise RequestError(
+                f"supervision = {self.supervision} without scratchpad: there are no steps; set scratchpad to True"
+            )
+        width = self.spelling.target_width
+        if self.mask_first_n >= width:
+            raise RequestError(
+                f"mask_first_n = {self.mask_first_n} leaves no loss: an answer has {width} target tokens"
             )
         return self
 
     @property
+    def spelling(self) -> Spelling:
+        """How questions and answers are written."""
+        return Spelling(**{field.name: getattr(self, field.name) for field in fields(Spelling)})
+
+    @property
     def vocabulary(self) -> Vocabulary:
-        """Ten digits, "+", "=", and two that other layouts need: padding and end."""
-        return characters("+", "=", "<pad>", "<end>")
+        """Ten digits, "+", "=", padding and end; "-" and ";" where they are used."""
+        return self.spelling.vocabulary
 
     @property
     def n_ctx(self) -> int:
-        """Two operands, two signs, and all answer digits but the last."""
-        return 3 * self.n_digits + 2
+        """The question, and all of the target but its last token."""
+        return self.spelling.prompt_width + self.spelling.target_width - 1
 
     @property
     def answer_positions(self) -> tuple[int, ...]:
         """From "=" on."""
-        return tuple(range(2 * self.n_digits + 1, self.n_ctx))
+        return tuple(range(self.spelling.prompt_width - 1, self.n_ctx))
+
+    def sequence_length(self, question: str) -> int:
+        """What the layout of its longest number takes, and never less than the task's own."""
+        widest = max((len(number.lstrip("0")) for number in re.findall(r"\d+", question)), default=0)
+        needed = replace(self.spelling, n_digits=max(widest, self.n_digits))
+        return needed.prompt_width + needed.target_width
+
+    # --- questions ---
 
     @property
     def limits(self) -> Limits:
         """Every length, and the task's share of carries."""
         return Limits(1, self.n_digits, self.carry_share)
 
-    def parse(self, questions: Questions) -> Int[np.ndarray, "batch operands"]:
-        """Questions as [n, 2] integers; see Task.parse."""
-        pairs = read_questions(questions, 2, self._parse_one)
-        for a, b in pairs[((pairs < 0) | (pairs >= 10**self.n_digits)).any(axis=1)][:1]:
-            raise RequestError(self._too_long(f"{a}+{b}="))
-        return pairs
+    @property
+    def _row_width(self) -> int:
+        return self.operands + (self.operation == "mixed")
 
-    def sequence_length(self, question: str) -> int:
-        """3d + 3 tokens for operands of at most d digits, and never less than the layout's own."""
-        widest = max(map(len, re.findall(r"\d+", question)), default=0)
-        return 3 * max(widest, self.n_digits) + 3
+    def parse(self, questions: Questions) -> Shaped[np.ndarray, "batch operands"]:
+        """Questions as rows of integers; see Task.parse."""
+        rows = read_questions(questions, self._row_width, self._parse_one, self._dtype)
+        numbers = rows[:, : self.operands]
+        for row in rows[((numbers < 0) | (numbers >= 10**self.n_digits)).any(axis=1)][:1]:
+            raise RequestError(self._too_long(self._spell(row)))
+        if self.operation == "mixed" and not np.isin(rows[:, -1], (0, 1)).all():
+            raise RequestError("questions: the last entry of a row is 0 for + and 1 for -; or give strings")
+        return rows
 
-    def _parse_one(self, question: str) -> tuple[int, int]:
-        found = re.fullmatch(r"\s*(\d+)\s*\+\s*(\d+)\s*=\s*", question, re.ASCII)
+    @property
+    def _dtype(self) -> type:
+        """Of rows, and of answers: the sum of ten numbers of 17 digits still fits 64 bits."""
+        return np.int64 if self.n_digits <= 17 or (self.n_digits == 18 and self.operands < 10) else object
+
+    def _parse_one(self, question: str) -> tuple[int, ...]:
+        more = rf"\s*([{re.escape(_SIGNS[self.operation])}])\s*(\d+)" * (self.operands - 1)
+        found = re.fullmatch(rf"\s*(\d+){more}\s*=\s*", question, re.ASCII)
         if not found:
             raise RequestError(
-                f"question {question!r} is not of the form a+b= with two whole numbers; for example '23+45='"
+                f"question {question!r} is not of the form {self._form} with "
+                f"{'two' if self.operands == 2 else self.operands} whole numbers; for example {self._example!r}"
             )
-        a, b = (number.lstrip("0") or "0" for number in found.groups())
-        if max(len(a), len(b)) > self.n_digits:
+        numbers = [number.lstrip("0") or "0" for number in found.groups()[::2]]
+        if max(map(len, numbers)) > self.n_digits:
             raise RequestError(self._too_long(question))
-        return int(a), int(b)
+        sign = ("+-".index(found.group(2)),) if self.operation == "mixed" else ()
+        return (*map(int, numbers), *sign)
+
+    @property
+    def _form(self) -> str:
+        if self.operands == 2:
+            return _FORMS[self.operation]
+        return "+".join("abcdefghij"[: self.operands]) + "="
+
+    @property
+    def _example(self) -> str:
+        if self.operands > 2:
+            return "+".join(["23", "45", *["6"] * (self.operands - 2)]) + "="
+        return "23-45=" if self.operation == "subtract" else "23+45="
 
     def _too_long(self, question: str) -> str:
         return (
             f"question {question}: numbers must be from 0 to {10**self.n_digits - 1} "
-            f"({self.n_digits} digits); for example '23+45='"
+            f"({self.n_digits} digits); for example {self._example!r}"
         )
+
+    def _spell(self, row: np.ndarray) -> str:
+        sign = "-" if self.operation == "subtract" or (self.operation == "mixed" and row[-1]) else "+"
+        return sign.join(str(number) for number in row[: self.operands]) + "="
 
     def text(self, questions: Questions) -> list[str]:
         """Questions as strings ("23+45=")."""
-        return [f"{a}+{b}=" for a, b in self.parse(questions)]
+        return [self._spell(row) for row in self.parse(questions)]
 
-    def encode(self, numbers: Int[Tensor, "*seed batch operands"]) -> Examples:
-        """Both operands with leading zeros, units last; the n+1 digits of the sum, units first."""
-        a, b = numbers.unbind(-1)
-        places = 10 ** torch.arange(self.n_digits + 1, device=numbers.device)
-        digits = torch.stack([a, b, a + b], dim=-1)[..., None].div(places, rounding_mode="trunc")
-        digits[..., :-1] -= 10 * digits[..., 1:]
-        a, b = digits[..., :2, :-1].flip(-1).unbind(-2)
-        answer = digits[..., 2, :]
-        plus, equals = (torch.full_like(a[..., :1], sign) for sign in self.vocabulary.encode("+="))
-        mask = (torch.arange(self.n_digits + 1, device=numbers.device) >= self.mask_first_n).expand_as(answer)
-        return Examples(torch.cat([a, plus, b, equals, answer[..., :-1]], dim=-1), answer, mask)
+    def answer(self, questions: Questions) -> Shaped[np.ndarray, " batch"]:
+        """The sums and differences."""
+        rows = self.parse(questions)
+        if self.operation == "add":
+            return rows.sum(axis=1)
+        subtracts = rows[:, 2] if self.operation == "mixed" else np.ones(len(rows), dtype=np.int64)
+        return rows[:, 0] + (1 - 2 * subtracts) * rows[:, 1]
 
-    def answer(self, questions: Questions) -> Int[np.ndarray, " batch"]:
-        """The sums."""
-        return self.parse(questions).sum(axis=1)
+    # --- digits ---
+
+    def drawn(self, questions: Shaped[np.ndarray, "batch operands"]) -> Int[Tensor, "batch operand column"]:
+        """Rows of integers as digits, units first; a sign of mixed questions is one more number."""
+        return columnwise.digits_of(questions, self.n_digits)
+
+    def questions(self, drawn: Int[Tensor, "batch operand column"]) -> Shaped[np.ndarray, "batch operands"]:
+        """Digits as rows of integers."""
+        return columnwise.numbers_of(drawn).astype(self._dtype)
+
+    def digits(self, questions: Questions) -> Int[Tensor, "batch operand column"]:
+        """The operands' digits, units first."""
+        return self.drawn(self.parse(questions))[:, : self.operands]
+
+    def subtracts(self, questions: Questions) -> Bool[Tensor, " batch"]:
+        """Which questions are differences."""
+        return self._subtracts(self.drawn(self.parse(questions)))
+
+    def _subtracts(self, drawn: Int[Tensor, "*axes operand column"]) -> Bool[Tensor, "*axes"]:
+        if self.operation == "mixed":
+            return drawn[..., 2, 0] == 1
+        return torch.full(drawn.shape[:-2], self.operation == "subtract", device=drawn.device)
+
+    def encode(self, drawn: Int[Tensor, "*seed batch operand column"]) -> Examples:
+        """What is asked, and what must be answered."""
+        written = self.spelling.encode(drawn[..., : self.operands, :], self._subtracts(drawn))
+        first = torch.arange(written.mask.shape[-1], device=drawn.device) >= self.mask_first_n
+        return replace(written, mask=written.mask & first)
+
+    def places(self, tokens: Int[Tensor, "*axes pos"]) -> Places:
+        """Which number each token belongs to, and which column it is."""
+        return self.spelling.places(tokens)
 
     def read_answer(self, tokens: Int[Tensor, "batch answer"]) -> list[str]:
-        """The number in human order; the symbols themselves where one is no digit."""
-        words = ["".join(reversed(self.vocabulary.decode(row.tolist()))) for row in tokens]
-        return [str(int(word)) if word.isdigit() else word for word in words]
+        """The number in human order; the symbols themselves where they are no number."""
+        return [self.spelling.read(row) for row in tokens]
+
+    # --- draws ---
 
     def sample(
         self, split: SplitName, n: int, key: Int[Tensor, "*seed"], limits: Limits | None = None
-    ) -> Int[Tensor, "*seed batch operands"]:
-        """n questions of a split; lengths and carries as the limits say."""
-        return draw_of_split(split, n, self.n_digits, limits or self.limits, key)
+    ) -> Int[Tensor, "*seed batch operand column"]:
+        """The digits of n questions of a split; lengths and carries as the limits say."""
+        limits = limits or self.limits
+        if self.sample_by == "value":
+            limits = replace(limits, min_digits=limits.max_digits)
+        signs = _SIGNS[self.operation]
+        return draw_of_split(split, n, self.n_digits, limits, key, signs, self.operands)
 
-    def split(self, name: SplitName) -> Int[np.ndarray, "batch operands"]:
-        """The fixed val or test questions: uniform pairs of numbers of at most n digits.
+    def split(self, name: SplitName) -> Shaped[np.ndarray, "batch operands"]:
+        """The fixed val or test questions: uniform over all numbers of at most n digits.
 
         Raises:
             RequestError: for "train", whose questions are drawn anew at every step.
@@ -126,4 +238,4 @@ class Addition(SampledTask):
             raise RequestError("split 'train' of a sampled task has no end; use task.sample('train', n, key)")
         size = self.val_questions if name == "val" else self.test_questions
         full = Limits(self.n_digits, self.n_digits, 0.0)
-        return self.sample(name, size, key(self.seed, name), full).numpy()
+        return self.questions(self.sample(name, size, key(self.seed, name), full))

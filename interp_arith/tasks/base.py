@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from pydantic import Field
 from torch import Tensor
 
@@ -45,6 +45,19 @@ class Examples:
         return Examples(self.tokens.to(device), self.targets.to(device), self.mask.to(device))
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where tokens stand, as arithmetic counts.
+
+    Attributes:
+        segment: which number a token belongs to: operand i is i, the answer is the number of operands.
+        place: the column of a digit, units = 0; −1 for what is no digit.
+    """
+
+    segment: Int[Tensor, "*axes pos"]
+    place: Int[Tensor, "*axes pos"]
+
+
 class Task(Choice, ABC):
     """What is learnt. A frozen choice; everything it knows follows from its fields.
 
@@ -79,7 +92,7 @@ class Task(Choice, ABC):
         """Input positions whose logits predict the answer tokens."""
 
     @abstractmethod
-    def parse(self, questions: Questions) -> Int[np.ndarray, "batch operands"]:
+    def parse(self, questions: Questions) -> Shaped[np.ndarray, "batch operands"]:
         """Questions as integers.
 
         Raises:
@@ -95,7 +108,7 @@ class Task(Choice, ABC):
         """The prompt: everything up to where the first answer token is predicted."""
 
     @abstractmethod
-    def answer(self, questions: Questions) -> Int[np.ndarray, " batch"] | list[str]:
+    def answer(self, questions: Questions) -> Shaped[np.ndarray, " batch"] | list[str]:
         """The right answers: integers for arithmetic, strings for a text."""
 
     @abstractmethod
@@ -107,7 +120,7 @@ class Task(Choice, ABC):
         """Answer tokens as strings in human order; symbols as they stand where they are no number."""
 
     @abstractmethod
-    def split(self, name: SplitName) -> Int[np.ndarray, "batch operands"]:
+    def split(self, name: SplitName) -> Shaped[np.ndarray, "batch operands"]:
         """The questions of a split; a sampled task gives its fixed val and test questions."""
 
     def examples(self, questions: Questions) -> Examples:
@@ -116,6 +129,16 @@ class Task(Choice, ABC):
         mask = torch.ones_like(answer, dtype=torch.bool)
         mask[:, : self.mask_first_n] = False
         return Examples(torch.cat([prompt, answer[:, :-1]], dim=1), answer, mask)
+
+    def places(self, tokens: Int[Tensor, "*axes pos"]) -> Places:
+        """Which number each token belongs to, and which column it is.
+
+        Raises:
+            RequestError: the task's tokens are no digits.
+        """
+        raise RequestError(
+            f"the {self.kind} task has no digit columns; choose model.positions learned, rotary or none"
+        )
 
     def sequence_length(self, question: str) -> int:
         """Tokens that a question and its answer take, even if that is more than the task has positions for."""
@@ -142,15 +165,23 @@ class SampledTask(Task, ABC):
     @abstractmethod
     def sample(
         self, split: SplitName, n: int, key: Int[Tensor, "*seed"], limits: Limits | None = None
-    ) -> Int[Tensor, "*seed batch operands"]:
+    ) -> Int[Tensor, "*seed batch operand column"]:
         """n questions of a split for each key (of `sampling.key`), drawn on its device, within the limits."""
 
     @abstractmethod
-    def encode(self, numbers: Int[Tensor, "*seed batch operands"]) -> Examples:
-        """`examples` of questions that are known to be right, wherever they are."""
+    def encode(self, drawn: Int[Tensor, "*seed batch operand column"]) -> Examples:
+        """`examples` of questions that were drawn, wherever they are."""
+
+    @abstractmethod
+    def drawn(self, questions: Shaped[np.ndarray, "batch operands"]) -> Int[Tensor, "batch operand column"]:
+        """Rows of integers as `sample` gives them."""
+
+    @abstractmethod
+    def questions(self, drawn: Int[Tensor, "batch operand column"]) -> Shaped[np.ndarray, "batch operands"]:
+        """What `sample` gives as rows of integers."""
 
     def examples(self, questions: Questions) -> Examples:
-        return self.encode(torch.from_numpy(self.parse(questions)))
+        return self.encode(self.drawn(self.parse(questions)))
 
     def tokens(self, questions: Questions) -> Int[Tensor, "batch pos"]:
         return self.examples(questions).tokens[:, : self.answer_positions[0] + 1]
@@ -160,29 +191,34 @@ class SampledTask(Task, ABC):
 
 
 def read_questions(
-    questions: Questions, operands: int, read_one: Callable[[str], tuple[int, ...]]
-) -> Int[np.ndarray, "batch operands"]:
+    questions: Questions, operands: int, read_one: Callable[[str], tuple[int, ...]], dtype: type = np.int64
+) -> Shaped[np.ndarray, "batch operands"]:
     """Questions as integers: an array checked, strings read one by one; a single string is a list of one.
 
     Raises:
         RequestError: they are neither, or one is in a wrong format.
     """
     if isinstance(questions, np.ndarray | Tensor):
-        return integer_questions(questions, operands)
+        return integer_questions(questions, operands, dtype)
     listed = [questions] if isinstance(questions, str) else list(questions)
     if other := next((type(q).__name__ for q in listed if not isinstance(q, str)), None):
         raise RequestError(
             f"questions: given a list with {other}; allowed: strings, or an integer array of shape [n, {operands}]"
         )
-    return np.array([read_one(question) for question in listed], dtype=np.int64).reshape(-1, operands)
+    return np.array([read_one(question) for question in listed], dtype=dtype).reshape(-1, operands)
 
 
-def integer_questions(questions: np.ndarray | Tensor, operands: int) -> Int[np.ndarray, "batch operands"]:
-    """An integer array of questions, its shape and type checked."""
+def integer_questions(
+    questions: np.ndarray | Tensor, operands: int, dtype: type = np.int64
+) -> Shaped[np.ndarray, "batch operands"]:
+    """An integer array of questions, its shape and type checked; `dtype` object holds Python's own integers."""
     array = np.asarray(questions)
-    if array.ndim != 2 or array.shape[1] != operands or not np.issubdtype(array.dtype, np.integer):
+    whole = np.issubdtype(array.dtype, np.integer)
+    if array.dtype == object:
+        whole = all(isinstance(number, int) for number in array.flat)
+    if array.ndim != 2 or array.shape[1] != operands or not whole:
         raise RequestError(
             f"questions: given an array of shape {list(array.shape)} and type {array.dtype}; "
             f"allowed: integers of shape [n, {operands}], or a list of strings"
         )
-    return array.astype(np.int64)
+    return array.astype(dtype)

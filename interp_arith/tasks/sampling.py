@@ -18,9 +18,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_arith.errors import RequestError
+from interp_arith.tasks.digits import digits_of, parts_of
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+Signs = Literal["+", "-", "+-"]
 
 _STREAMS = {"split": 0, "shuffle": 1, "train": 2, "val": 3, "test": 4, "initialization": 5, "example": 6}
 _HELD_OUT_SHARE = 0.05
@@ -93,56 +95,103 @@ def shuffled_rows(n: int, batch_size: int, seed: int, step: int) -> Int[np.ndarr
     return order[batch * batch_size : (batch + 1) * batch_size]
 
 
-def draw_digit_pairs(
-    n: int, n_digits: int, limits: Limits, key: Int[Tensor, "*seed"]
-) -> Int[Tensor, "*seed batch operands"]:
-    """Pairs of numbers of a random length.
+def draw_digits(
+    n: int, n_digits: int, limits: Limits, key: Int[Tensor, "*seed"], signs: Signs, operands: int = 2
+) -> Int[Tensor, "*seed batch operand column"]:
+    """The digits of numbers of a random length, units first.
 
-    The length is uniform between the limits, and both numbers uniform among those of at most that length.
-    In the carry-heavy share of the questions each column sums to exactly 9 with probability 0.6, so that
-    carries run through many columns.
+    The length is uniform between the limits, and each number uniform among those of at most that length. In the
+    carry-heavy share of the questions a column propagates with probability 0.6, so that carries run through many
+    columns: its digits sum to 9 modulo 10, or, where one number is taken from the other, they are equal.
 
     Args:
-        n: how many pairs.
+        n: how many questions.
         n_digits: columns that the layout has; no length exceeds it.
         limits: the shortest and longest length, and the carry-heavy share.
         key: of the draws, on the device that draws them.
+        signs: "+", "-", or "+-" for either; then there is one more number, 0 for + and 1 for -.
+        operands: numbers of a question.
     """
     numbers = _random_integers(key, n * (n_digits + 1)).unflatten(-1, (n, n_digits + 1))
     columns, question = numbers[..., :-1], numbers[..., -1:]
     length = limits.min_digits + _below(limits.max_digits + 1 - limits.min_digits, question, 0)
     heavy = _below(_PARTS, question, 1) < limits.carry_share * _PARTS
-    propagates = _below(_PARTS, columns, 2) < _PROPAGATING_SHARE * _PARTS
-    x, y = _below(10, columns, 0), _below(10, columns, 1)
-    y = torch.where(heavy & propagates, 9 - x, y)
+    propagates = heavy & (_below(_PARTS, columns, 2) < _PROPAGATING_SHARE * _PARTS)
+    more = _random_integers(_hash((key, operands)), n * n_digits * (operands - 2))
+    middle = _below(10, more, 0).unflatten(-1, (operands - 2, n, n_digits)).unbind(-3)
+    first, last = [_below(10, columns, 0), *middle], _below(10, columns, 1)
+    minus = _below(2, question, 2) if signs == "+-" else torch.full_like(question, int(signs == "-"))
+    propagating = torch.where(minus == 1, first[0], (9 - sum(first)) % 10)
+    last = torch.where(propagates, propagating, last)
     column = torch.arange(n_digits, device=key.device)
-    places = 10**column * (column < length)
-    return torch.stack([(x * places).sum(dim=-1), (y * places).sum(dim=-1)], dim=-1)
+    digits = torch.stack([*first, last], dim=-2) * (column < length)[..., None, :]
+    if signs != "+-":
+        return digits
+    return torch.cat([digits, (minus * (column == 0))[..., None, :]], dim=-2)
 
 
 def draw_of_split(
-    split: SplitName, n: int, n_digits: int, limits: Limits, key: Int[Tensor, "*seed"]
-) -> Int[Tensor, "*seed batch operands"]:
-    """Pairs that belong to one split, by their hash: no test question is ever drawn for training.
+    split: SplitName,
+    n: int,
+    n_digits: int,
+    limits: Limits,
+    key: Int[Tensor, "*seed"],
+    signs: Signs = "+",
+    operands: int = 2,
+) -> Int[Tensor, "*seed batch operand column"]:
+    """Questions that belong to one split, by their hash: no test question is ever drawn for training.
 
     So many candidates are drawn that n of them belong to it (of one-digit questions with long carries, 78 % do to
     train: 7 standard deviations are to spare). Were it fewer, those would come again.
     """
-    candidates = draw_digit_pairs((n + 32) * _CANDIDATES[split] // 10, n_digits, limits, key)
-    found = in_split(candidates, split).cumsum(dim=-1)
+    candidates = draw_digits((n + 32) * _CANDIDATES[split] // 10, n_digits, limits, key, signs, operands)
+    found = in_split(candidates[..., :operands, :], split).cumsum(dim=-1)
     wanted = torch.arange(n, device=key.device) % found[..., -1:].clamp(min=1) + 1
-    rows = torch.searchsorted(found, wanted)
-    return candidates.gather(-2, rows[..., None].expand(*rows.shape, 2))
+    rows = torch.searchsorted(found, wanted)[..., None, None]
+    return candidates.gather(-3, rows.expand(*rows.shape[:-2], *candidates.shape[-2:]))
 
 
-def in_split(pairs: Int[Tensor, "*axes operands"], split: SplitName) -> Bool[Tensor, "*axes"]:
-    """Whether each question belongs to the split: 5 % each to val and test by a hash of its numbers."""
-    number = _hash(pairs.unbind(-1)) ^ _LEAST  # in the order of unsigned integers
+def in_split(digits: Int[Tensor, "*axes operand column"], split: SplitName) -> Bool[Tensor, "*axes"]:
+    """Whether each question belongs to the split: 5 % each to val and test by a hash of its numbers.
+
+    The questions of the ten-digit protocol are test questions. It matters neither how many columns a layout has nor
+    whether numbers are added or subtracted.
+    """
+    number = _hash_of_numbers(digits)
+    known = _ten_digit_hashes(digits.device)
+    at = torch.searchsorted(known, number).clamp(max=len(known) - 1)
+    number = torch.where(known[at] == number, 0, number) ^ _LEAST  # in the order of unsigned integers
     if split == "test":
         return number < _TEST_END
     if split == "val":
         return (number >= _TEST_END) & (number < _VAL_END)
     return number >= _VAL_END
+
+
+@cache
+def ten_digit_pairs() -> Int[np.ndarray, "batch 2"]:
+    """The questions of the ten-digit protocol: ten edge cases, then 10,000 pairs of `random.Random(2025)`."""
+    largest, rng = 10**10 - 1, random.Random(2025)
+    edges = [
+        (0, 0),
+        (0, 1),
+        (largest, 0),
+        (largest, 1),
+        (largest, largest),
+        (5 * 10**9, 5 * 10**9),
+        (1111111111, 8888888889),
+        (1234567890, 9876543210),
+        (largest, largest),
+        (1, largest),
+    ]
+    drawn = [(rng.randint(0, largest), rng.randint(0, largest)) for _ in range(10_000)]
+    return np.array(edges + drawn)
+
+
+@cache
+def _ten_digit_hashes(device: torch.device) -> Int[Tensor, " batch"]:
+    """Sorted."""
+    return _hash_of_numbers(digits_of(ten_digit_pairs(), 10)).sort().values.to(device)
 
 
 @cache
@@ -190,6 +239,17 @@ def _hash(numbers: Sequence[int | Int[Tensor, "*axes"]]) -> Int[Tensor, "*axes"]
     state = torch.zeros_like(numbers[0])  # pyright: ignore[reportArgumentType]
     for number in numbers:
         state = _mix(state + number + _signed(_GAMMA))
+    return state
+
+
+def _hash_of_numbers(digits: Int[Tensor, "*axes operand column"]) -> Int[Tensor, "*axes"]:
+    """A hash of numbers as they are, however many leading zeros they have: `_hash` up to 18 digits."""
+    parts = parts_of(digits)
+    state = torch.zeros_like(parts[..., 0, 0])
+    for operand in parts.unbind(-2):
+        for index, part in enumerate(operand.unbind(-1)):
+            mixed = _mix(state + part + _signed(_GAMMA))
+            state = mixed if index == 0 else torch.where(part == 0, state, mixed)
     return state
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from interp_arith.errors import RequestError
@@ -103,7 +103,9 @@ def make_source(task: Task, batch_size: int | None, seed: int, data_dir: Path | 
     return Draws(task, sets, batch_size, seed)
 
 
-def question_sets(task: Task, data_dir: Path | None = None) -> dict[str, Int[np.ndarray, "batch operands"]]:
+def question_sets(
+    task: Task, data_dir: Path | None = None
+) -> dict[str, Shaped[np.ndarray, "batch operands"]]:
     """The sets of questions that a run is scored on: its splits, or its data files; empty ones are left out."""
     if data_dir is not None:
         sets = read_data(task, data_dir)
@@ -115,7 +117,7 @@ def question_sets(task: Task, data_dir: Path | None = None) -> dict[str, Int[np.
 
 def split_questions(
     task: Task, split: SplitName, n: int | None = None, limits: Limits | None = None
-) -> Int[np.ndarray, "batch operands"]:
+) -> Shaped[np.ndarray, "batch operands"]:
     """n questions of a split to look at or to write down.
 
     Listed questions come in a random order that is fixed by the task's seed, and n of None gives all in their own
@@ -125,7 +127,7 @@ def split_questions(
         raise RequestError(f"-n {n}: allowed: 1 or more")
     if isinstance(task, SampledTask) and (n is not None or split == "train" or limits is not None):
         start = later(key(task.seed, "example"), SPLITS.index(split))
-        return task.sample(split, 10_000 if n is None else n, start, limits).numpy()
+        return task.questions(task.sample(split, 10_000 if n is None else n, start, limits))
     questions = task.split(split)
     if n is None:
         return questions
@@ -157,7 +159,7 @@ def write_data(task: Task, folder: Path, n: int | None = None) -> dict[str, int]
     return {split: len(questions) for split, questions in sets.items()}
 
 
-def read_data(task: Task, folder: Path) -> dict[str, Int[np.ndarray, "batch operands"]]:
+def read_data(task: Task, folder: Path) -> dict[str, Shaped[np.ndarray, "batch operands"]]:
     """The questions of data files that write_data or somebody else wrote.
 
     Raises:
@@ -177,7 +179,7 @@ def read_data(task: Task, folder: Path) -> dict[str, Int[np.ndarray, "batch oper
     return splits
 
 
-def _read_file(task: Task, file: Path) -> Int[np.ndarray, "batch operands"]:
+def _read_file(task: Task, file: Path) -> Shaped[np.ndarray, "batch operands"]:
     if not file.is_file():
         return task.parse([])
     try:

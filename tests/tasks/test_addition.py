@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from interp_arith.errors import RequestError
 from interp_arith.tasks import Addition
+from interp_arith.tasks.digits import numbers_of
 from interp_arith.tasks.sampling import Limits, key
 
 NUMBERS = st.integers(0, 10**10 - 1)
@@ -143,7 +144,8 @@ def test_no_drawn_training_question_is_held_out(seed, n_digits):
     task = Addition(n_digits=n_digits, carry_share=0.5)
     start = key(seed, "train")
     drawn = {
-        name: set(map(tuple, task.sample(name, 300, start).tolist())) for name in ("train", "val", "test")
+        name: set(map(tuple, numbers_of(task.sample(name, 300, start)).tolist()))
+        for name in ("train", "val", "test")
     }
     assert not drawn["train"] & drawn["val"]
     assert not drawn["train"] & drawn["test"]
@@ -152,7 +154,7 @@ def test_no_drawn_training_question_is_held_out(seed, n_digits):
     assert not drawn["train"] & {tuple(row) for name in ("val", "test") for row in fixed.split(name).tolist()}
 
 
-def nines_share(pairs: torch.Tensor, n_digits: int) -> float:
+def nines_share(pairs: np.ndarray, n_digits: int) -> float:
     """Share of the columns that sum to exactly nine, from the decimal strings."""
     columns = [
         int(x) + int(y) == 9
@@ -166,27 +168,27 @@ def nines_share(pairs: torch.Tensor, n_digits: int) -> float:
 def test_carry_share_sets_how_many_columns_sum_to_nine(carry_share, expected):
     # A carry-heavy column sums to 9 with probability 0.6 + 0.4 · 0.1, any other with 0.1.
     task = Addition(n_digits=6)
-    pairs = task.sample("train", 4000, key(0, "train"), Limits(6, 6, carry_share))
+    pairs = numbers_of(task.sample("train", 4000, key(0, "train"), Limits(6, 6, carry_share)))
     assert nines_share(pairs, 6) == pytest.approx(expected, abs=0.015)
 
 
 def test_the_tasks_own_carry_share_is_the_default():
-    pairs = Addition(n_digits=6, carry_share=1.0).sample("train", 2000, key(0, "train"))
-    plain = Addition(n_digits=6).sample("train", 2000, key(0, "train"))
+    pairs = numbers_of(Addition(n_digits=6, carry_share=1.0).sample("train", 2000, key(0, "train")))
+    plain = numbers_of(Addition(n_digits=6).sample("train", 2000, key(0, "train")))
     assert nines_share(pairs, 6) > nines_share(plain, 6) + 0.1
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 4), (1, 10), (10, 10)])
 def test_lengths_stay_within_the_limits(low, high):
-    pairs = Addition(n_digits=10).sample("train", 3000, key(1, "train"), Limits(low, high, 0.3))
+    pairs = numbers_of(Addition(n_digits=10).sample("train", 3000, key(1, "train"), Limits(low, high, 0.3)))
     assert pairs.max() < 10**high
     assert pairs.min() >= 0
     assert pairs.max() >= 10 ** (high - 1)  # the longest length does occur
 
 
 def test_every_length_is_drawn_equally_often():
-    pairs = Addition(n_digits=4).sample("train", 8000, key(2, "train"), Limits(1, 4, 0.0))
-    below_ten = (pairs < 10).all(dim=1).double().mean()
+    pairs = numbers_of(Addition(n_digits=4).sample("train", 8000, key(2, "train"), Limits(1, 4, 0.0)))
+    below_ten = (pairs < 10).all(axis=1).mean()
     # Both numbers are below 10 always at length 1, and by chance at the others: 1/4 (1 + 1/100 + …).
     assert below_ten == pytest.approx(0.25 * 1.0101, abs=0.02)
 

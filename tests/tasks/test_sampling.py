@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp_arith.tasks import sampling
+from interp_arith.tasks.digits import digits_of, numbers_of
 from interp_arith.tasks.sampling import (
     SPLITS,
     Limits,
+    draw_digits,
     draw_of_split,
     draw_split,
     drawn_triples,
@@ -21,6 +23,7 @@ from interp_arith.tasks.sampling import (
     key,
     later,
     shuffled_rows,
+    ten_digit_pairs,
     torch_seed,
 )
 
@@ -78,6 +81,7 @@ def test_streams_and_counters_are_independent():
 
 NUMBERS = st.integers(0, 10**18 - 1)
 MASK = 2**64 - 1
+PROTOCOL = {(a, b) for a, b in ten_digit_pairs().tolist()}
 
 
 def splitmix64(state: int) -> int:
@@ -95,7 +99,9 @@ def plain_hash(*numbers: int) -> int:
 
 
 def plain_split(a: int, b: int) -> str:
-    """By the hash as a fraction in float64."""
+    """By the hash as a fraction in float64; what the ten-digit protocol asks is for test."""
+    if (a, b) in PROTOCOL:
+        return "test"
     share = float(plain_hash(a, b)) / 2.0**64
     return "test" if share < 0.05 else "val" if share < 0.1 else "train"
 
@@ -131,7 +137,7 @@ def test_what_is_drawn_is_what_plain_integers_give(seed, limits):
     plain = (plain_candidate(start, row, 4, limits) for row in range(100))
     expected = [pair for pair in plain if plain_split(*pair) == "train"][:20]
     drawn = draw_of_split("train", 20, 4, limits, later(key(seed, "train"), 7))
-    assert list(map(tuple, drawn.tolist())) == expected
+    assert list(map(tuple, numbers_of(drawn).tolist())) == expected
 
 
 def test_keys_drawn_together_draw_what_each_draws_alone():
@@ -156,16 +162,16 @@ def test_keys_of_streams_seeds_and_moments_are_apart():
 def test_a_draw_asks_nothing_of_the_device():
     # A tensor on "meta" has no values: whatever would wait for one fails, as it would in a CUDA graph.
     keys, step = torch.empty(3, dtype=torch.int64, device="meta"), torch.empty((), device="meta").long()
-    assert draw_of_split("train", 50, 6, Limits(1, 6, 0.5), later(keys, step)).shape == (3, 50, 2)
+    assert draw_of_split("train", 50, 6, Limits(1, 6, 0.5), later(keys, step)).shape == (3, 50, 2, 6)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("carry_share", [0.0, 1.0])
 def test_the_narrowest_limits_leave_enough_of_every_split(split, carry_share):
-    # Of the 100 one-digit questions 91 belong to train, 3 to val and 6 to test.
+    # Of the 100 one-digit questions 89 belong to train, 3 to val and 8 to test: 0+0 and 0+1 are of the protocol.
     drawn = draw_of_split(split, 256, 10, Limits(1, 1, carry_share), key(torch.arange(300), "train"))
     assert in_split(drawn, split).all()
-    assert len({tuple(map(tuple, rows)) for rows in drawn.tolist()}) == 300
+    assert len({tuple(map(tuple, rows)) for rows in numbers_of(drawn).tolist()}) == 300
 
 
 def test_where_too_few_belong_those_come_again(monkeypatch):
@@ -186,15 +192,66 @@ def test_without_any_that_belongs_there_is_no_draw(monkeypatch):
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1))
 def test_every_question_belongs_to_exactly_one_split(pairs):
-    members = torch.stack([in_split(torch.tensor(pairs), split) for split in SPLITS])
+    members = torch.stack([in_split(digits_of(np.array(pairs), 18), split) for split in SPLITS])
     assert (members.sum(dim=0) == 1).all()
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1))
 def test_the_split_of_a_question_is_the_hash_as_a_fraction(pairs):
     for split in SPLITS:
-        found = in_split(torch.tensor(pairs), split)
+        found = in_split(digits_of(np.array(pairs), 18), split)
         assert found.tolist() == [plain_split(*pair) == split for pair in pairs]
+
+
+def test_the_questions_of_the_ten_digit_protocol_are_for_test_alone():
+    digits = digits_of(ten_digit_pairs(), 12)
+    assert len(digits) == 10_010
+    assert in_split(digits, "test").all()
+    assert not in_split(digits, "train").any()
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**40 - 1), st.integers(0, 10**20 - 1)), min_size=1))
+def test_the_split_of_a_question_does_not_depend_on_leading_zeros(pairs):
+    numbers = np.array(pairs, dtype=object)
+    for split in SPLITS:
+        assert torch.equal(in_split(digits_of(numbers, 40), split), in_split(digits_of(numbers, 60), split))
+
+
+@given(st.integers(0, 10**40 - 1), st.integers(1, 10**20))
+def test_digits_beyond_the_eighteenth_count_in_the_hash(number, more):
+    pairs = np.array([[number, 1], [number + more * 10**18, 1]], dtype=object)
+    first, second = sampling._hash_of_numbers(digits_of(pairs, 60)).tolist()
+    assert first != second
+
+
+@pytest.mark.parametrize("operands", [2, 3, 10])
+def test_carries_propagate_in_sums_of_several_numbers(operands):
+    limits = Limits(6, 6, 1.0)
+    digits = draw_digits(4000, 6, limits, key(3, "train"), "+", operands)
+    assert digits.shape == (4000, operands, 6)
+    nines = (digits.sum(dim=1) % 10 == 9).double().mean()
+    assert nines == pytest.approx(0.64, abs=0.01)  # 0.6, and a tenth of the rest
+    for number in digits.unbind(1):
+        counts = number.flatten().bincount(minlength=10)
+        assert torch.allclose(counts / counts.sum(), torch.full((10,), 0.1), atol=0.01)
+    if operands > 2:
+        assert abs(float(torch.corrcoef(digits[..., 0].T.double())[0, 1])) < 0.05
+
+
+def test_borrows_propagate_where_digits_are_equal():
+    digits = draw_digits(4000, 6, Limits(6, 6, 1.0), key(3, "train"), "-")
+    assert (digits[:, 0] == digits[:, 1]).double().mean() == pytest.approx(0.64, abs=0.01)
+
+
+def test_mixed_questions_have_either_sign_and_the_columns_that_suit_it():
+    digits = draw_digits(8000, 6, Limits(6, 6, 1.0), key(3, "train"), "+-")
+    assert digits.shape == (8000, 3, 6)
+    assert not digits[:, 2, 1:].any()
+    minus = digits[:, 2, 0] == 1
+    assert minus.double().mean() == pytest.approx(0.5, abs=0.02)
+    equal, nine = digits[:, 0] == digits[:, 1], digits[:, 0] + digits[:, 1] == 9
+    assert equal[minus].double().mean() == pytest.approx(0.64, abs=0.01)
+    assert nine[~minus].double().mean() == pytest.approx(0.64, abs=0.01)
 
 
 def test_ends_of_splits_are_those_of_the_fraction_in_float64():
@@ -205,13 +262,13 @@ def test_ends_of_splits_are_those_of_the_fraction_in_float64():
 
 @pytest.mark.parametrize(("split", "share"), [("train", 0.9), ("val", 0.05), ("test", 0.05)])
 def test_five_percent_are_held_out_for_each_set(split, share):
-    rows = torch.arange(250_000)
-    pairs = torch.stack([rows // 500, rows % 500], dim=1)
-    assert float(in_split(pairs, split).double().mean()) == pytest.approx(share, abs=0.002)
+    rows = np.arange(250_000)
+    pairs = np.stack([rows // 500, rows % 500], axis=1)
+    assert float(in_split(digits_of(pairs, 3), split).double().mean()) == pytest.approx(share, abs=0.002)
 
 
 def test_the_split_of_a_question_does_not_depend_on_the_others():
-    pairs = torch.tensor([[3, 4], [5, 6], [123456789, 987654321]])
+    pairs = digits_of(np.array([[3, 4], [5, 6], [123456789, 987654321]]), 9)
     together = in_split(pairs, "train")
     assert [bool(in_split(pair[None], "train")[0]) for pair in pairs] == together.tolist()
 
