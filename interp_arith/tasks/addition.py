@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp_arith.errors import RequestError
 from interp_arith.tasks.base import Examples, Questions, SampledTask, read_questions
+from interp_arith.tasks.digits import parts_of
 from interp_arith.tasks.sampling import Limits, SplitName, draw_of_split, key
 from interp_arith.tasks.tokenizer import Vocabulary, characters
 
@@ -114,7 +115,7 @@ class Addition(SampledTask):
         self, split: SplitName, n: int, key: Int[Tensor, "*seed"], limits: Limits | None = None
     ) -> Int[Tensor, "*seed batch operands"]:
         """n questions of a split; lengths and carries as the limits say."""
-        return draw_of_split(split, n, self.n_digits, limits or self.limits, key)
+        return parts_of(draw_of_split(split, n, self.n_digits, limits or self.limits, key))[..., 0]
 
     def split(self, name: SplitName) -> Int[np.ndarray, "batch operands"]:
         """The fixed val or test questions: uniform pairs of numbers of at most n digits.

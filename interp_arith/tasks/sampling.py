@@ -18,9 +18,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_arith.errors import RequestError
+from interp_arith.tasks.digits import parts_of
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+Operation = Literal["add", "subtract", "mixed"]
 
 _STREAMS = {"split": 0, "shuffle": 1, "train": 2, "val": 3, "test": 4, "initialization": 5, "example": 6}
 _HELD_OUT_SHARE = 0.05
@@ -93,51 +95,79 @@ def shuffled_rows(n: int, batch_size: int, seed: int, step: int) -> Int[np.ndarr
     return order[batch * batch_size : (batch + 1) * batch_size]
 
 
-def draw_digit_pairs(
-    n: int, n_digits: int, limits: Limits, key: Int[Tensor, "*seed"]
-) -> Int[Tensor, "*seed batch operands"]:
-    """Pairs of numbers of a random length.
+def draw_digits(
+    n: int,
+    n_digits: int,
+    limits: Limits,
+    key: Int[Tensor, "*seed"],
+    operands: int = 2,
+    operation: Operation = "add",
+) -> Int[Tensor, "*seed batch operand column"]:
+    """Digits of numbers of a random length, units first, with zeros beyond it.
 
-    The length is uniform between the limits, and both numbers uniform among those of at most that length.
-    In the carry-heavy share of the questions each column sums to exactly 9 with probability 0.6, so that
-    carries run through many columns.
+    The length is uniform between the limits, and all numbers uniform among those of at most that length.
+    In the carry-heavy share of the questions each column propagates with probability 0.6, so that carries run
+    through many columns: it sums to 9 modulo 10, or where the question subtracts, both digits are the same.
 
     Args:
-        n: how many pairs.
+        n: how many questions.
         n_digits: columns that the layout has; no length exceeds it.
         limits: the shortest and longest length, and the carry-heavy share.
         key: of the draws, on the device that draws them.
+        operands: numbers in one question; two where any subtracts.
+        operation: where it is mixed, one more operand says whether the question subtracts: 1 or 0 in its units.
     """
-    numbers = _random_integers(key, n * (n_digits + 1)).unflatten(-1, (n, n_digits + 1))
-    columns, question = numbers[..., :-1], numbers[..., -1:]
+    per_column = operands // 3 + 1
+    numbers = _random_integers(key, n * (n_digits * per_column + 1)).unflatten(-1, (n, -1))
+    columns, question = numbers[..., :-1].unflatten(-1, (n_digits, per_column)), numbers[..., -1:]
     length = limits.min_digits + _below(limits.max_digits + 1 - limits.min_digits, question, 0)
     heavy = _below(_PARTS, question, 1) < limits.carry_share * _PARTS
-    propagates = _below(_PARTS, columns, 2) < _PROPAGATING_SHARE * _PARTS
-    x, y = _below(10, columns, 0), _below(10, columns, 1)
-    y = torch.where(heavy & propagates, 9 - x, y)
+    propagates = _below(_PARTS, columns[..., operands // 3], operands % 3) < _PROPAGATING_SHARE * _PARTS
+    *others, last = (_below(10, columns[..., i // 3], i % 3) for i in range(operands))
+    subtracts = _below(2, question, 2) if operation == "mixed" else int(operation == "subtract")
+    same, nines = others[0], (9 - sum(others)) % 10
+    propagating = subtracts * same + (1 - subtracts) * nines
+    drawn = torch.stack([*others, torch.where(heavy & propagates, propagating, last)], dim=-2)
     column = torch.arange(n_digits, device=key.device)
-    places = 10**column * (column < length)
-    return torch.stack([(x * places).sum(dim=-1), (y * places).sum(dim=-1)], dim=-1)
+    drawn = drawn * (column < length)[..., None, :]
+    if operation == "mixed":
+        drawn = torch.cat([drawn, (subtracts * (column == 0))[..., None, :]], dim=-2)
+    return drawn
 
 
 def draw_of_split(
-    split: SplitName, n: int, n_digits: int, limits: Limits, key: Int[Tensor, "*seed"]
-) -> Int[Tensor, "*seed batch operands"]:
-    """Pairs that belong to one split, by their hash: no test question is ever drawn for training.
+    split: SplitName,
+    n: int,
+    n_digits: int,
+    limits: Limits,
+    key: Int[Tensor, "*seed"],
+    operands: int = 2,
+    operation: Operation = "add",
+) -> Int[Tensor, "*seed batch operand column"]:
+    """Questions as `draw_digits` draws them that belong to one split, by their hash: training draws no test question.
 
     So many candidates are drawn that n of them belong to it (of one-digit questions with long carries, 78 % do to
     train: 7 standard deviations are to spare). Were it fewer, those would come again.
     """
-    candidates = draw_digit_pairs((n + 32) * _CANDIDATES[split] // 10, n_digits, limits, key)
+    n_candidates = (n + 32) * _CANDIDATES[split] // 10
+    candidates = draw_digits(n_candidates, n_digits, limits, key, operands, operation)
     found = in_split(candidates, split).cumsum(dim=-1)
     wanted = torch.arange(n, device=key.device) % found[..., -1:].clamp(min=1) + 1
-    rows = torch.searchsorted(found, wanted)
-    return candidates.gather(-2, rows[..., None].expand(*rows.shape, 2))
+    rows = torch.searchsorted(found, wanted)[..., None, None]
+    return candidates.gather(-3, rows.expand(*rows.shape[:-2], *candidates.shape[-2:]))
 
 
-def in_split(pairs: Int[Tensor, "*axes operands"], split: SplitName) -> Bool[Tensor, "*axes"]:
-    """Whether each question belongs to the split: 5 % each to val and test by a hash of its numbers."""
-    number = _hash(pairs.unbind(-1)) ^ _LEAST  # in the order of unsigned integers
+def in_split(digits: Int[Tensor, "*axes operand column"], split: SplitName) -> Bool[Tensor, "*axes"]:
+    """Whether each question belongs to the split: 5 % each to val and test by a hash of its numbers.
+
+    Columns of leading zeros make no difference.
+    """
+    state = torch.zeros_like(digits[..., 0, 0])
+    for lowest, *higher in (operand.unbind(-1) for operand in parts_of(digits).unbind(-2)):
+        state = _fold(state, lowest)
+        for part in higher:
+            state = torch.where(part != 0, _fold(state, part), state)
+    number = state ^ _LEAST  # in the order of unsigned integers
     if split == "test":
         return number < _TEST_END
     if split == "val":
@@ -189,8 +219,12 @@ def _hash(numbers: Sequence[int | Int[Tensor, "*axes"]]) -> Int[Tensor, "*axes"]
     """The finalizer of splitmix64, folded over the numbers, of which the first is a tensor."""
     state = torch.zeros_like(numbers[0])  # pyright: ignore[reportArgumentType]
     for number in numbers:
-        state = _mix(state + number + _signed(_GAMMA))
+        state = _fold(state, number)
     return state
+
+
+def _fold(state: Int[Tensor, "*axes"], number: int | Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
+    return _mix(state + number + _signed(_GAMMA))
 
 
 def _mix(state: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
