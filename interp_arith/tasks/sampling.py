@@ -6,7 +6,7 @@ any device, for any number of seeds at once: a GPU draws what a CPU draws. Split
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -17,16 +17,18 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp_arith.errors import RequestError
-from interp_arith.tasks.digits import parts_of
+from interp_arith.errors import RequestError, unknown
+from interp_arith.tasks.columns import Operation, classes, complexity_of, longest_cascade
+from interp_arith.tasks.digits import parts_of, subtract
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
-Operation = Literal["add", "subtract", "mixed"]
 
 _STREAMS = {"split": 0, "shuffle": 1, "train": 2, "val": 3, "test": 4, "initialization": 5, "example": 6}
 _HELD_OUT_SHARE = 0.05
 _PROPAGATING_SHARE = 0.6
+_MOST_ROUNDS = 100
+_MOST_DRAWN = 100_000  # at once
 _TRIPLES = 100
 _MOST_SHUFFLED = 8_000_000
 _CANDIDATES = {"train": 14, "val": 400, "test": 400}  # drawn for every ten of the split
@@ -151,7 +153,7 @@ def draw_of_split(
     """
     n_candidates = (n + 32) * _CANDIDATES[split] // 10
     candidates = draw_digits(n_candidates, n_digits, limits, key, operands, operation)
-    found = in_split(candidates, split).cumsum(dim=-1)
+    found = in_split(candidates[..., :operands, :], split).cumsum(dim=-1)
     wanted = torch.arange(n, device=key.device) % found[..., -1:].clamp(min=1) + 1
     rows = torch.searchsorted(found, wanted)[..., None, None]
     return candidates.gather(-3, rows.expand(*rows.shape[:-2], *candidates.shape[-2:]))
@@ -160,7 +162,7 @@ def draw_of_split(
 def in_split(digits: Int[Tensor, "*axes operand column"], split: SplitName) -> Bool[Tensor, "*axes"]:
     """Whether each question belongs to the split: 5 % each to val and test by a hash of its numbers.
 
-    Columns of leading zeros make no difference.
+    Columns of leading zeros make no difference, nor does the operation: 3 + 4 and 3 − 4 go together.
     """
     state = torch.zeros_like(digits[..., 0, 0])
     for lowest, *higher in (operand.unbind(-1) for operand in parts_of(digits).unbind(-2)):
@@ -173,6 +175,121 @@ def in_split(digits: Int[Tensor, "*axes operand column"], split: SplitName) -> B
     if split == "val":
         return (number >= _TEST_END) & (number < _VAL_END)
     return number >= _VAL_END
+
+
+def draw_class(
+    name: str, n: int, n_digits: int, key: Int[Tensor, ""], held_out: bool = False
+) -> Int[Tensor, "batch 2 column"]:
+    """Questions of one complexity class (see `columns.complexity_of`).
+
+    Those without a cascade are uniform. A cascade is planted at a uniform place, and all else is uniform; whatever
+    turns out to be of another class is drawn again. Those of M and N are to be subtracted.
+
+    Args:
+        name: of the class.
+        n: how many questions.
+        n_digits: columns that they have.
+        key: of the draws, on the device that draws them.
+        held_out: keep test questions alone.
+
+    Raises:
+        RequestError: no question of so many digits is of that class, or they are too rare to be found.
+    """
+    if name not in (every := classes(_MOST_DRAWN, "mixed")):
+        raise unknown("complexity class", name, every)
+    if name not in (possible := classes(n_digits, "mixed")):
+        least = next(width for width in count(1) if name in classes(width, "mixed"))
+        raise RequestError(
+            f"class {name} needs {least} digits; questions of {n_digits} are {', '.join(possible)}"
+        )
+    kind, level = name[0], int(name[1])
+
+    def draw(n: int, key: Int[Tensor, ""]) -> Int[Tensor, "batch 2 column"]:
+        if level == 0:
+            return _as_difference(_without_carries(n, n_digits, key), kind)
+        return _as_difference(_with_cascade(level - 1, n, n_digits, key), kind)
+
+    def keeps(digits: Int[Tensor, "batch 2 column"]) -> Bool[Tensor, " batch"]:
+        subtracts = torch.full(digits.shape[:1], kind != "S", device=digits.device)
+        return torch.from_numpy(complexity_of(digits, subtracts) == name).to(digits.device)
+
+    return _first(n, draw, keeps, key, held_out, f"of class {name}")
+
+
+def draw_cascades(
+    length: int, n: int, n_digits: int, key: Int[Tensor, ""], held_out: bool = False
+) -> Int[Tensor, "batch 2 column"]:
+    """Sums whose longest cascade is exactly so many columns of 9 directly above one that generates a carry.
+
+    It is planted at a uniform place, and all else is uniform; a question with a longer one is drawn again.
+    See `draw_class` for the other arguments.
+
+    Raises:
+        RequestError: there is no room for the cascade, or such questions are too rare to be found.
+    """
+    if not 1 <= length < n_digits:
+        raise RequestError(
+            f"cascade of length {length}: must be from 1 to {n_digits - 1} in numbers of {n_digits} digits"
+        )
+    return _first(
+        n,
+        lambda n, key: _with_cascade(length, n, n_digits, key),
+        lambda digits: longest_cascade(digits) == length,
+        key,
+        held_out,
+        f"with a cascade of length {length}",
+    )
+
+
+def _first(
+    n: int,
+    draw: Callable[[int, Int[Tensor, ""]], Int[Tensor, "batch 2 column"]],
+    keeps: Callable[[Int[Tensor, "batch 2 column"]], Bool[Tensor, " batch"]],
+    key: Int[Tensor, ""],
+    held_out: bool,
+    which: str,
+) -> Int[Tensor, "batch 2 column"]:
+    """The first n questions that are kept of ever more that are drawn."""
+    size = min(max(4 * n, 1000) * (20 if held_out else 1), _MOST_DRAWN)
+    kept, moment = draw(0, key), 0
+    while len(kept) < n:
+        if moment == _MOST_ROUNDS and not len(kept):
+            raise RequestError(
+                f"no question {which} is among {moment * size:,} drawn with n_digits = {kept.shape[-1]}; "
+                "choose fewer digits"
+            )
+        drawn = draw(size, later(key, moment))
+        drawn = drawn[keeps(drawn)]
+        kept = torch.cat([kept, drawn[in_split(drawn, "test")] if held_out else drawn])
+        moment += 1
+    return kept[:n]
+
+
+def _without_carries(n: int, n_digits: int, key: Int[Tensor, ""]) -> Int[Tensor, "batch 2 column"]:
+    """Uniform among sums in which no column generates a carry."""
+    pairs = torch.tensor([(x, y) for x in range(10) for y in range(10 - x)], device=key.device)
+    numbers = _random_integers(key, n * n_digits).unflatten(-1, (n, n_digits))
+    return pairs[_below(len(pairs), numbers, 0)].mT
+
+
+def _with_cascade(length: int, n: int, n_digits: int, key: Int[Tensor, ""]) -> Int[Tensor, "batch 2 column"]:
+    """Uniform sums with columns of 9 planted, from a uniform place on above the units; what is below is uniform."""
+    numbers = _random_integers(key, n * (n_digits + 1)).unflatten(-1, (n, n_digits + 1))
+    columns, question = numbers[:, :-1], numbers[:, -1:]
+    x, y = _below(10, columns, 0), _below(10, columns, 1)
+    above = torch.arange(n_digits, device=key.device) - _below(n_digits - length, question, 0)
+    return torch.stack([x, torch.where((above >= 1) & (above <= length), 9 - x, y)], dim=1)
+
+
+def _as_difference(digits: Int[Tensor, "batch 2 column"], kind: str) -> Int[Tensor, "batch 2 column"]:
+    """Sums as they are for S, else differences with 9 − x for x, so that a carry becomes a borrow.
+
+    The larger number comes first for M, the smaller for N.
+    """
+    if kind == "S":
+        return digits
+    found = subtract(torch.stack([9 - digits[:, 0], digits[:, 1]], dim=1))
+    return torch.stack([found.larger, found.smaller] if kind == "M" else [found.smaller, found.larger], dim=1)
 
 
 @cache
