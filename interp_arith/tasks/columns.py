@@ -25,6 +25,8 @@ _ADDITION, _SUBTRACTION = "Quirke & Barez 2023", "Quirke et al. 2024"
 _SUMS = tuple(f"S{level}" for level in range(6))
 _DIFFERENCES = tuple(f"M{level}" for level in range(5))
 _NEGATIVE = ("N1", *(f"N{level}" for level in range(1, 5)))
+CLASSES = _SUMS + _DIFFERENCES + _NEGATIVE[1:]
+"""Every complexity class, in order."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_arith.errors import RequestError, unknown
-from interp_arith.tasks.columns import Operation, classes, complexity_of, longest_cascade
+from interp_arith.tasks.columns import CLASSES, Operation, classes, complexity_of, longest_cascade
 from interp_arith.tasks.digits import parts_of, subtract
 
 SplitName = Literal["train", "val", "test"]
@@ -195,8 +195,8 @@ def draw_class(
     Raises:
         RequestError: no question of so many digits is of that class, or they are too rare to be found.
     """
-    if name not in (every := classes(_MOST_DRAWN, "mixed")):
-        raise unknown("complexity class", name, every)
+    if name not in CLASSES:
+        raise unknown("complexity class", name, CLASSES)
     if name not in (possible := classes(n_digits, "mixed")):
         least = next(width for width in count(1) if name in classes(width, "mixed"))
         raise RequestError(
@@ -273,7 +273,7 @@ def _without_carries(n: int, n_digits: int, key: Int[Tensor, ""]) -> Int[Tensor,
 
 
 def _with_cascade(length: int, n: int, n_digits: int, key: Int[Tensor, ""]) -> Int[Tensor, "batch 2 column"]:
-    """Uniform sums with columns of 9 planted, from a uniform place on above the units; what is below is uniform."""
+    """Uniform sums, but with so many columns of 9 planted directly above a column at a uniform place."""
     numbers = _random_integers(key, n * (n_digits + 1)).unflatten(-1, (n, n_digits + 1))
     columns, question = numbers[:, :-1], numbers[:, -1:]
     x, y = _below(10, columns, 0), _below(10, columns, 1)
