@@ -13,8 +13,9 @@ MOST_LINES = 400
 
 LAYERS = """
     errors shapes registry files storage
-    tasks.digits tasks.sampling tasks.tokenizer tasks.base tasks.pairs tasks.modular tasks.permutations
-    tasks.addition tasks.text tasks tasks.sources tasks.scoring
+    tasks.digits tasks.columns tasks.sampling tasks.tokenizer tasks.base tasks.pairs tasks.modular
+    tasks.permutations tasks.layout tasks.scratchpad tasks.spelling tasks.addition tasks.text tasks
+    tasks.sources tasks.scoring
     models.positions models.config models.attention models.transformer models.imported models.lookup models.lean
     models
     training.optimizers training.schedules training.curricula training.config training.machine

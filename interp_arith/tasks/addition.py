@@ -10,19 +10,21 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Bool, Int, Shaped
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from interp_arith.errors import RequestError
 from interp_arith.tasks import digits as columnwise
-from interp_arith.tasks.base import Examples, Places, Questions, SampledTask, read_questions
+from interp_arith.tasks.base import Examples, Places, Questions, SampledTask, Task, read_questions
+from interp_arith.tasks.columns import Operation, column_features, complexity_of
 from interp_arith.tasks.layout import DigitOrder
-from interp_arith.tasks.sampling import Limits, Signs, SplitName, draw_of_split, key
-from interp_arith.tasks.spelling import Operation, Spelling, Supervision
+from interp_arith.tasks.sampling import Limits, SplitName, draw_of_split, key
+from interp_arith.tasks.spelling import Spelling, Supervision
 from interp_arith.tasks.tokenizer import Vocabulary
 
-_SIGNS: dict[Operation, Signs] = {"add": "+", "subtract": "-", "mixed": "+-"}
+_SIGNS: dict[Operation, str] = {"add": "+", "subtract": "-", "mixed": "+-"}
 _FORMS: dict[Operation, str] = {"add": "a+b=", "subtract": "a-b=", "mixed": "a+b= or a-b="}
 
 
@@ -216,6 +218,14 @@ class Addition(SampledTask):
         """The number in human order; the symbols themselves where they are no number."""
         return [self.spelling.read(row) for row in tokens]
 
+    def columns(self, questions: Questions) -> xr.Dataset:
+        """What happens in each column: carries, borrows, cascades; see tasks/columns.py."""
+        return column_features(self.digits(questions), self.subtracts(questions))
+
+    def complexity(self, questions: Questions) -> Shaped[np.ndarray, " batch"]:
+        """ "S0" … "S5" of sums, "M0" … "M4" and "N1" … "N4" of differences; see tasks/columns.py."""
+        return complexity_of(self.digits(questions), self.subtracts(questions))
+
     # --- draws ---
 
     def sample(
@@ -225,8 +235,7 @@ class Addition(SampledTask):
         limits = limits or self.limits
         if self.sample_by == "value":
             limits = replace(limits, min_digits=limits.max_digits)
-        signs = _SIGNS[self.operation]
-        return draw_of_split(split, n, self.n_digits, limits, key, signs, self.operands)
+        return draw_of_split(split, n, self.n_digits, limits, key, self.operands, self.operation)
 
     def split(self, name: SplitName) -> Shaped[np.ndarray, "batch operands"]:
         """The fixed val or test questions: uniform over all numbers of at most n digits.
@@ -239,3 +248,16 @@ class Addition(SampledTask):
         size = self.val_questions if name == "val" else self.test_questions
         full = Limits(self.n_digits, self.n_digits, 0.0)
         return self.questions(self.sample(name, size, key(self.seed, name), full))
+
+
+def complexity(task: Task, questions: Questions) -> Shaped[np.ndarray, " batch"]:
+    """The complexity class of each question: how far its longest carry or borrow runs.
+
+    Raises:
+        RequestError: the task is no addition or subtraction, or a question is malformed.
+    """
+    if not isinstance(task, Addition):
+        raise RequestError(
+            f"complexity: the {task.kind} task has no columns; it is defined for the addition task"
+        )
+    return task.complexity(questions)

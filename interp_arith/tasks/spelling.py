@@ -11,6 +11,7 @@ from torch.nn import functional
 from interp_arith.errors import RequestError
 from interp_arith.tasks import digits as columnwise
 from interp_arith.tasks.base import Examples, Places
+from interp_arith.tasks.columns import Operation
 from interp_arith.tasks.layout import (
     DigitOrder,
     Slots,
@@ -24,7 +25,6 @@ from interp_arith.tasks.layout import (
 from interp_arith.tasks.scratchpad import step_width, worked_steps
 from interp_arith.tasks.tokenizer import Vocabulary, characters
 
-Operation = Literal["add", "subtract", "mixed"]
 Supervision = Literal["none", "mask_steps", "mask_answer"]
 
 

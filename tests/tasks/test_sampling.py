@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp_arith.tasks import sampling
+from interp_arith.tasks.columns import Operation
 from interp_arith.tasks.digits import digits_of, numbers_of
 from interp_arith.tasks.sampling import (
     SPLITS,
@@ -79,7 +80,8 @@ def test_streams_and_counters_are_independent():
     assert 0 <= torch_seed(0, "initialization") < 2**63
 
 
-NUMBERS = st.integers(0, 10**18 - 1)
+SHORT = st.integers(0, 10**18 - 1)
+NUMBERS = st.one_of(SHORT, st.integers(0, 10**40 - 1), SHORT.map(lambda number: number * 10**20))
 MASK = 2**64 - 1
 PROTOCOL = {(a, b) for a, b in ten_digit_pairs().tolist()}
 
@@ -98,30 +100,41 @@ def plain_hash(*numbers: int) -> int:
     return state
 
 
-def plain_split(a: int, b: int) -> str:
-    """By the hash as a fraction in float64; what the ten-digit protocol asks is for test."""
-    if (a, b) in PROTOCOL:
+def plain_parts(number: int) -> list[int]:
+    """In base 10^18, lowest first, without the zeros among the higher ones."""
+    lowest, rest = number % 10**18, number // 10**18
+    return [lowest, *([part for part in plain_parts(rest) if part] if rest else [])]
+
+
+def plain_split(*numbers: int) -> str:
+    """By the hash as a fraction in float64."""
+    if numbers in PROTOCOL:
         return "test"
-    share = float(plain_hash(a, b)) / 2.0**64
+    share = float(plain_hash(*(part for number in numbers for part in plain_parts(number)))) / 2.0**64
     return "test" if share < 0.05 else "val" if share < 0.1 else "train"
 
 
-def plain_candidate(start: int, row: int, n_digits: int, limits: Limits) -> tuple[int, int]:
-    """A drawn pair, digit by digit: three parts of 21 bits are used of each number."""
+def plain_candidate(
+    start: int, row: int, n_digits: int, limits: Limits, operands: int = 2, operation: Operation = "add"
+) -> tuple[int, ...]:
+    """A drawn question, digit by digit: three parts of 21 bits are used of each random number."""
+    per_column = operands // 3 + 1
 
-    def parts(column: int) -> list[float]:
-        number = splitmix64(start + (row * (n_digits + 1) + column + 1) * 0x9E3779B97F4A7C15 & MASK)
+    def parts(at: int) -> list[float]:
+        counter = row * (n_digits * per_column + 1) + at + 1
+        number = splitmix64(start + counter * 0x9E3779B97F4A7C15 & MASK)
         return [(number >> 21 * part & 2**21 - 1) / 2**21 for part in range(3)]
 
-    length, heavy, _ = parts(n_digits)
-    pair = [0, 0]
+    length, heavy, sign = parts(n_digits * per_column)
+    subtracts = {"add": False, "subtract": True, "mixed": sign >= 0.5}[operation]
+    numbers = [0] * operands
     for column in range(limits.min_digits + int(length * (limits.max_digits - limits.min_digits + 1))):
-        x, y, propagates = parts(column)
-        digits = int(10 * x), int(10 * y)
-        if heavy < limits.carry_share and propagates < 0.6:
-            digits = digits[0], 9 - digits[0]
-        pair = [number + digit * 10**column for number, digit in zip(pair, digits, strict=True)]
-    return pair[0], pair[1]
+        drawn = [part for i in range(per_column) for part in parts(column * per_column + i)]
+        digits = [int(10 * part) for part in drawn[:operands]]
+        if heavy < limits.carry_share and drawn[operands] < 0.6:
+            digits[-1] = digits[0] if subtracts else (9 - sum(digits[:-1])) % 10
+        numbers = [number + digit * 10**column for number, digit in zip(numbers, digits, strict=True)]
+    return (*numbers, int(subtracts)) if operation == "mixed" else tuple(numbers)
 
 
 def test_splitmix64_gives_the_published_numbers():
@@ -138,6 +151,21 @@ def test_what_is_drawn_is_what_plain_integers_give(seed, limits):
     expected = [pair for pair in plain if plain_split(*pair) == "train"][:20]
     drawn = draw_of_split("train", 20, 4, limits, later(key(seed, "train"), 7))
     assert list(map(tuple, numbers_of(drawn).tolist())) == expected
+
+
+@pytest.mark.parametrize(
+    ("operands", "operation"), [(2, "subtract"), (2, "mixed"), (3, "add"), (5, "add"), (10, "add")]
+)
+@pytest.mark.parametrize("n_digits", [3, 20])
+def test_every_operation_is_drawn_as_plain_integers_give(operands, operation, n_digits):
+    limits = Limits(1, n_digits, 0.5)
+    start = plain_hash(6, 2)
+    expected = [plain_candidate(start, row, n_digits, limits, operands, operation) for row in range(60)]
+    drawn = draw_digits(60, n_digits, limits, key(6, "train"), operands, operation)
+    assert list(map(tuple, numbers_of(drawn).tolist())) == expected
+    kept = draw_of_split("train", 20, n_digits, limits, key(6, "train"), operands, operation)
+    of_split = [question for question in expected if plain_split(*question[:operands]) == "train"]
+    assert list(map(tuple, numbers_of(kept).tolist())) == of_split[:20]
 
 
 def test_keys_drawn_together_draw_what_each_draws_alone():
@@ -169,7 +197,7 @@ def test_a_draw_asks_nothing_of_the_device():
 @pytest.mark.parametrize("carry_share", [0.0, 1.0])
 def test_the_narrowest_limits_leave_enough_of_every_split(split, carry_share):
     # Of the 100 one-digit questions 89 belong to train, 3 to val and 8 to test: 0+0 and 0+1 are of the protocol.
-    drawn = draw_of_split(split, 256, 10, Limits(1, 1, carry_share), key(torch.arange(300), "train"))
+    drawn = draw_of_split(split, 256, 2, Limits(1, 1, carry_share), key(torch.arange(300), "train"))
     assert in_split(drawn, split).all()
     assert len({tuple(map(tuple, rows)) for rows in numbers_of(drawn).tolist()}) == 300
 
@@ -192,66 +220,38 @@ def test_without_any_that_belongs_there_is_no_draw(monkeypatch):
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1))
 def test_every_question_belongs_to_exactly_one_split(pairs):
-    members = torch.stack([in_split(digits_of(np.array(pairs), 18), split) for split in SPLITS])
+    digits = digits_of(np.array(pairs, dtype=object), 40)
+    members = torch.stack([in_split(digits, split) for split in SPLITS])
     assert (members.sum(dim=0) == 1).all()
 
 
-@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1))
-def test_the_split_of_a_question_is_the_hash_as_a_fraction(pairs):
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1), st.integers(40, 60))
+def test_the_split_of_a_question_is_the_hash_as_a_fraction_in_every_layout(pairs, n_digits):
+    digits = digits_of(np.array(pairs, dtype=object), n_digits)
     for split in SPLITS:
-        found = in_split(digits_of(np.array(pairs), 18), split)
-        assert found.tolist() == [plain_split(*pair) == split for pair in pairs]
+        assert in_split(digits, split).tolist() == [plain_split(*pair) == split for pair in pairs]
+
+
+@given(st.lists(st.tuples(SHORT, SHORT), min_size=1), st.integers(18, 60))
+def test_columns_that_a_layout_has_to_spare_do_not_move_a_question(pairs, n_digits):
+    numbers = np.array(pairs)
+    for split in SPLITS:
+        narrow, wide = (in_split(digits_of(numbers, columns), split) for columns in (18, n_digits))
+        assert torch.equal(narrow, wide)
 
 
 def test_the_questions_of_the_ten_digit_protocol_are_for_test_alone():
-    digits = digits_of(ten_digit_pairs(), 12)
-    assert len(digits) == 10_010
+    pairs = ten_digit_pairs()
+    assert pairs.shape == (10_010, 2)
+    assert pairs[[0, 7, 9, 10]].tolist() == [
+        [0, 0],
+        [1234567890, 9876543210],
+        [1, 9999999999],
+        list(map(random.Random(2025).randint, [0, 0], [9999999999, 9999999999])),
+    ]
+    digits = digits_of(pairs, 12)
     assert in_split(digits, "test").all()
     assert not in_split(digits, "train").any()
-
-
-@given(st.lists(st.tuples(st.integers(0, 10**40 - 1), st.integers(0, 10**20 - 1)), min_size=1))
-def test_the_split_of_a_question_does_not_depend_on_leading_zeros(pairs):
-    numbers = np.array(pairs, dtype=object)
-    for split in SPLITS:
-        assert torch.equal(in_split(digits_of(numbers, 40), split), in_split(digits_of(numbers, 60), split))
-
-
-@given(st.integers(0, 10**40 - 1), st.integers(1, 10**20))
-def test_digits_beyond_the_eighteenth_count_in_the_hash(number, more):
-    pairs = np.array([[number, 1], [number + more * 10**18, 1]], dtype=object)
-    first, second = sampling._hash_of_numbers(digits_of(pairs, 60)).tolist()
-    assert first != second
-
-
-@pytest.mark.parametrize("operands", [2, 3, 10])
-def test_carries_propagate_in_sums_of_several_numbers(operands):
-    limits = Limits(6, 6, 1.0)
-    digits = draw_digits(4000, 6, limits, key(3, "train"), "+", operands)
-    assert digits.shape == (4000, operands, 6)
-    nines = (digits.sum(dim=1) % 10 == 9).double().mean()
-    assert nines == pytest.approx(0.64, abs=0.01)  # 0.6, and a tenth of the rest
-    for number in digits.unbind(1):
-        counts = number.flatten().bincount(minlength=10)
-        assert torch.allclose(counts / counts.sum(), torch.full((10,), 0.1), atol=0.01)
-    if operands > 2:
-        assert abs(float(torch.corrcoef(digits[..., 0].T.double())[0, 1])) < 0.05
-
-
-def test_borrows_propagate_where_digits_are_equal():
-    digits = draw_digits(4000, 6, Limits(6, 6, 1.0), key(3, "train"), "-")
-    assert (digits[:, 0] == digits[:, 1]).double().mean() == pytest.approx(0.64, abs=0.01)
-
-
-def test_mixed_questions_have_either_sign_and_the_columns_that_suit_it():
-    digits = draw_digits(8000, 6, Limits(6, 6, 1.0), key(3, "train"), "+-")
-    assert digits.shape == (8000, 3, 6)
-    assert not digits[:, 2, 1:].any()
-    minus = digits[:, 2, 0] == 1
-    assert minus.double().mean() == pytest.approx(0.5, abs=0.02)
-    equal, nine = digits[:, 0] == digits[:, 1], digits[:, 0] + digits[:, 1] == 9
-    assert equal[minus].double().mean() == pytest.approx(0.64, abs=0.01)
-    assert nine[~minus].double().mean() == pytest.approx(0.64, abs=0.01)
 
 
 def test_ends_of_splits_are_those_of_the_fraction_in_float64():
@@ -262,15 +262,15 @@ def test_ends_of_splits_are_those_of_the_fraction_in_float64():
 
 @pytest.mark.parametrize(("split", "share"), [("train", 0.9), ("val", 0.05), ("test", 0.05)])
 def test_five_percent_are_held_out_for_each_set(split, share):
-    rows = np.arange(250_000)
-    pairs = np.stack([rows // 500, rows % 500], axis=1)
-    assert float(in_split(digits_of(pairs, 3), split).double().mean()) == pytest.approx(share, abs=0.002)
+    rows = torch.arange(250_000)
+    digits = digits_of(torch.stack([rows // 500, rows % 500], dim=1).numpy(), 3)
+    assert float(in_split(digits, split).double().mean()) == pytest.approx(share, abs=0.002)
 
 
 def test_the_split_of_a_question_does_not_depend_on_the_others():
-    pairs = digits_of(np.array([[3, 4], [5, 6], [123456789, 987654321]]), 9)
-    together = in_split(pairs, "train")
-    assert [bool(in_split(pair[None], "train")[0]) for pair in pairs] == together.tolist()
+    digits = digits_of(np.array([[3, 4], [5, 6], [123456789, 987654321]]), 9)
+    together = in_split(digits, "train")
+    assert [bool(in_split(question, "train")) for question in digits] == together.tolist()
 
 
 @pytest.mark.parametrize("n", [3, 5, 59])
