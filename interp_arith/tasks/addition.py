@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from interp_arith.errors import RequestError
-from interp_arith.tasks.base import Examples, Questions, SampledTask, read_questions
+from interp_arith.tasks.base import Examples, Places, Questions, SampledTask, read_questions
 from interp_arith.tasks.sampling import Limits, SplitName, draw_of_split, key
 from interp_arith.tasks.tokenizer import Vocabulary, characters
 
@@ -100,6 +100,20 @@ class Addition(SampledTask):
         plus, equals = (torch.full_like(a[..., :1], sign) for sign in self.vocabulary.encode("+="))
         mask = (torch.arange(self.n_digits + 1, device=numbers.device) >= self.mask_first_n).expand_as(answer)
         return Examples(torch.cat([a, plus, b, equals, answer[..., :-1]], dim=-1), answer, mask)
+
+    @property
+    def number_lengths(self) -> tuple[int, ...]:
+        """n digits each, and one more in the sum."""
+        return self.n_digits, self.n_digits, self.n_digits + 1
+
+    def places(self, tokens: Int[Tensor, "*axes pos"]) -> Places:
+        """See Task.places."""
+        is_digit, position = tokens < 10, torch.arange(tokens.shape[-1], device=tokens.device)
+        plus, equals = self.vocabulary.encode("+=")
+        segment = ((tokens == plus) | (tokens == equals)).cumsum(dim=-1)
+        before = position - torch.where(is_digit, -1, position).cummax(dim=-1).values - 1
+        place = torch.where(segment == 2, before, self.n_digits - 1 - before)
+        return Places(segment, torch.where(is_digit, place, -1))
 
     def answer(self, questions: Questions) -> Int[np.ndarray, " batch"]:
         """The sums."""

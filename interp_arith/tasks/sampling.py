@@ -22,7 +22,16 @@ from interp_arith.errors import RequestError
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
-_STREAMS = {"split": 0, "shuffle": 1, "train": 2, "val": 3, "test": 4, "initialization": 5, "example": 6}
+_STREAMS = {
+    "split": 0,
+    "shuffle": 1,
+    "train": 2,
+    "val": 3,
+    "test": 4,
+    "initialization": 5,
+    "example": 6,
+    "offset": 7,
+}
 _HELD_OUT_SHARE = 0.05
 _PROPAGATING_SHARE = 0.6
 _TRIPLES = 100
@@ -133,6 +142,11 @@ def draw_of_split(
     wanted = torch.arange(n, device=key.device) % found[..., -1:].clamp(min=1) + 1
     rows = torch.searchsorted(found, wanted)
     return candidates.gather(-2, rows[..., None].expand(*rows.shape, 2))
+
+
+def draw_offsets(n: int, largest: int, key: Int[Tensor, "*seed"]) -> Int[Tensor, "*seed batch"]:
+    """How far the places of each of n questions are moved: uniform from 0 to the largest."""
+    return _below(largest + 1, _random_integers(key, n), 0)
 
 
 def in_split(pairs: Int[Tensor, "*axes operands"], split: SplitName) -> Bool[Tensor, "*axes"]:
