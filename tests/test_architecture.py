@@ -15,7 +15,8 @@ LAYERS = """
     errors shapes registry files storage
     tasks.digits tasks.sampling tasks.tokenizer tasks.base tasks.pairs tasks.modular tasks.permutations
     tasks.addition tasks.text tasks tasks.sources tasks.scoring
-    models.positions models.config models.attention models.transformer models.imported models.lookup models.lean
+    models.position_scheme models.digit_positions models.positions models.config models.attention
+    models.transformer models.imported models.lookup models.lean
     models
     training.optimizers training.schedules training.curricula training.config training.machine
     training.ensemble training.batches training.step training.compiled training.recorded training.checkpoints

@@ -2,8 +2,9 @@
 
 A pure function of a parameter dict, with the names and shapes of the hooked model, so that it can be differentiated
 and mapped over seeds. What enters the first attention depends on a token and its position alone, so it is computed
-once for each pair of the two and looked up. In the last layer only the answer positions ask and pass through the
-MLP; every position is still attended to. Held equal to the hooked model by tests.
+once for each pair of the two and looked up; not so where positions follow the digits of a question. In the last layer
+only the answer positions ask and pass through the MLP; every position is still attended to. Held equal to the hooked
+model by tests.
 """
 
 import math
@@ -15,9 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from interp_arith.models.attention import mixed_pattern
+from interp_arith.models.attention import mixed_pattern, score_scale
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.lookup import one_hot_rows, pair_rows, row_sums, rows
+from interp_arith.models.lookup import entries, one_hot_entries, one_hot_rows, pair_rows, row_sums, rows
+from interp_arith.models.position_scheme import Ids
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
 Parameters = Mapping[str, Tensor]
@@ -30,6 +32,7 @@ def answer_logits(
     answer_positions: Sequence[int],
     *,
     mapped: bool = False,
+    ids: Ids | None = None,
 ) -> Float[Tensor, "batch answer d_vocab_out"]:
     """Logits at the answer positions.
 
@@ -39,9 +42,10 @@ def answer_logits(
         tokens: the input.
         answer_positions: where to read, ascending.
         mapped: under `torch.vmap`, or on a GPU: look up by matrix products.
+        ids: what `config.positions.ids` gives; needed where positions follow digits.
     """
     everywhere, answers = range(tokens.shape[-1]), range(answer_positions[0], answer_positions[-1] + 1)
-    residual = None
+    residual = _embedded(config, parameters, tokens, ids, mapped) if config.positions.reads_digits else None
     for layer in range(config.n_layers):
         queries = answers if layer == config.n_layers - 1 else everywhere
         block = {
@@ -62,6 +66,18 @@ def answer_logits(
         residual = _norm(config, parameters, "ln_final", residual)
     W_U = parameters["embed.W_E"] if config.tied else parameters["unembed.W_U"].mT
     return _linear(residual, W_U, parameters.get("unembed.b_U"))
+
+
+def _embedded(
+    config: ModelConfig,
+    parameters: Parameters,
+    tokens: Int[Tensor, "batch pos"],
+    ids: Ids | None,
+    mapped: bool,
+) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream before the first layer."""
+    find = one_hot_entries if mapped else entries
+    return find(parameters["embed.W_E"], tokens) + config.positions.embed(parameters, tokens, ids, find)
 
 
 def _first_attention(
@@ -147,7 +163,11 @@ def _project(
     """Queries where the layer asks, keys and values everywhere: [batch pos head d_head]."""
     x = _norm(config, block, "ln1", residual)
     positions = torch.arange(x.shape[1], device=x.device)
-    q = config.positions.rotate(_heads(_at(x, queries), block, "Q"), _at(positions, queries, axis=0))
+    asking = _at(positions, queries, axis=0)
+    q = config.positions.rotate(_heads(_at(x, queries), block, "Q"), asking)
+    if config.scales_attention:
+        scale = score_scale(config.attention_scale, config.attention_scale_from, asking + 1)
+        q = q * scale[:, None, None].to(q.dtype)
     k = config.positions.rotate(_heads(x, block, "K"), positions)
     return q, k, _heads(x, block, "V")
 
