@@ -16,7 +16,7 @@ LAYERS = """
     tasks.digits tasks.sampling tasks.tokenizer tasks.base tasks.pairs tasks.modular tasks.permutations
     tasks.addition tasks.text tasks tasks.sources tasks.scoring
     models.position_scheme models.digit_positions models.positions models.config models.attention
-    models.transformer models.imported models.lookup models.lean
+    models.transformer models.imported models.lookup models.lean models.cached
     models
     training.optimizers training.schedules training.curricula training.config training.machine
     training.ensemble training.batches training.step training.compiled training.recorded training.checkpoints

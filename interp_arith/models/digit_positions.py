@@ -55,6 +55,11 @@ class DigitScheme(PositionScheme, ABC):
                 f"digits{moved}; set max_place to {needed} or more{shorter}"
             )
 
+    @property
+    def most_places(self) -> int:
+        """See PositionScheme.most_places."""
+        return self.max_place
+
     def largest_offset(self, task: Task) -> int:
         """The one given, or as far as the places go."""
         return self.max_place - max(task.number_lengths) if self.offset is None else self.offset

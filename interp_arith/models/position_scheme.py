@@ -40,6 +40,11 @@ class PositionScheme(Choice, ABC):
             RequestError: it has no digits, or more of them than the scheme has rows.
         """
 
+    @property
+    def most_places(self) -> int | None:
+        """Digits of the longest number whose digits all have positions of their own; None where any length does."""
+        return None
+
     def largest_offset(self, task: Task) -> int:
         """The largest offset of places that training draws; 0 where it draws none."""
         return 0
