@@ -225,6 +225,10 @@ def test_a_config_file_that_is_none(refused, tmp_path, text, complaint):
         ("evaluate RUN --step soon", "step 'soon'; allowed: a whole number, 'last' or 'best'"),
         ("evaluate RUN --step -1", "step '-1'; allowed"),
         ("evaluate RUN --protocol tset", "no protocol is called 'tset'; did you mean test?"),
+        (
+            "evaluate RUN --protocol million",
+            "protocol million asks for sums of whole numbers, and the run's task is modular; take test",
+        ),
         ("evaluate RUN/..", "is no run: it has no config.yaml"),
     ],
 )

@@ -35,6 +35,7 @@ _STREAMS = {
 _HELD_OUT_SHARE = 0.05
 _PROPAGATING_SHARE = 0.6
 _TRIPLES = 100
+_AT_ONCE = 2**18
 _MOST_SHUFFLED = 8_000_000
 _CANDIDATES = {"train": 14, "val": 400, "test": 400}  # drawn for every ten of the split
 _GAMMA = 0x9E3779B97F4A7C15  # of splitmix64
@@ -157,6 +158,25 @@ def in_split(pairs: Int[Tensor, "*axes operands"], split: SplitName) -> Bool[Ten
     if split == "val":
         return (number >= _TEST_END) & (number < _VAL_END)
     return number >= _VAL_END
+
+
+def draw_test_numbers(
+    n_digits: int, key: Int[Tensor, ""], operands: int = 2, has_sign: bool = False
+) -> Int[Tensor, "batch operand"]:
+    """The test questions among 2¹⁸ uniform ones, as numbers: about 13,000, each 60 times as quick as by its digits.
+
+    Args:
+        n_digits: at most 15, so that the remainders of 63 random bits are uniform to one part in 9,000.
+        key: of the draw.
+        operands: numbers of a question.
+        has_sign: one more number, 0 or 1, says what is done with them.
+    """
+    numbers = (_random_integers(key, _AT_ONCE * (operands + has_sign)) & (2**63 - 1)) % 10**n_digits
+    questions = numbers.unflatten(-1, (_AT_ONCE, operands + has_sign))
+    if has_sign:
+        questions[:, -1] %= 2
+    whole_in_one_column = questions[:, :operands, None]
+    return questions[in_split(whole_in_one_column, "test")]
 
 
 @cache
