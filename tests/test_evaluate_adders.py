@@ -67,7 +67,7 @@ def test_the_command_prints_the_table_the_parameters_and_the_notes(run, planted,
     assert printed.err == ""
     lines = printed.out.splitlines()
     parameters = evaluate(run, "length-grid", device="cpu").attrs["parameters"]
-    assert lines[0] == f"{run.path}, step 1, {parameters:,} parameters"
+    assert lines[:2] == [f"{run.path}, step 1", f"{parameters:,} trained parameters"]
     assert [line.split()[0] for line in lines if "length_" in line] == [
         "length_1",
         "length_2",

@@ -30,7 +30,8 @@ def run(arguments: list[str]) -> None:
         found = load_run(run)
         table = evaluate(found, protocol, step, device)
         rows = list(table.itertuples(index=False))
-        print(f"{found.path}, step {table.attrs['step']}, {table.attrs['parameters']:,} parameters")
+        print(f"{found.path}, step {table.attrs['step']}")
+        print(f"{table.attrs['parameters']:,} trained parameters")
         print_table(tuple(table.columns), rows, numbers=range(1, len(table.columns)))
         for note in table.attrs["notes"]:
             print(note)
