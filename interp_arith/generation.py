@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 
 from interp_arith.errors import RequestError, unknown
+from interp_arith.models.position_scheme import PositionScheme
+from interp_arith.models.positions import Learned
 from interp_arith.run import Run, parse_step
 from interp_arith.tasks.base import SampledTask, Task
 from interp_arith.tasks.sampling import SPLITS
@@ -113,13 +115,28 @@ def _consideration(
     return "\n".join(lines)
 
 
+Rows = list[dict[str, str]]
+"""Of a table: what stands in each column, by name."""
+
+
 def token_rows(
-    task: Task, split: str, n: int | None, min_digits: int | None, max_digits: int | None
-) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    task: Task,
+    split: str,
+    n: int | None,
+    min_digits: int | None,
+    max_digits: int | None,
+    positions: PositionScheme | None = None,
+) -> Iterator[tuple[str, Rows]]:
     """Each question with a row a position: position, token, id, the target there, and whether the loss counts.
 
-    An n of None shows 5, or as many as there are.
+    Positions that follow digits add which rows of their tables a token reads. An n of None shows 5, or as many as
+    there are.
+
+    Raises:
+        RequestError: there is no such split, not so many questions, no such lengths, or the scheme does not fit.
     """
+    positions = Learned() if positions is None else positions
+    positions.check(task)
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     limits = None
@@ -150,10 +167,18 @@ def token_rows(
         question = questions[row : row + 1]
         examples = task.examples(question)
         at = {p: i for i, p in enumerate(task.answer_positions[-examples.targets.shape[1] :])}
+        ids = {name: rows[0].tolist() for name, rows in positions.ids(task, examples.tokens).items()}
         rows = []
         for position, token in enumerate(examples.tokens[0].tolist()):
             place = at.get(position)
-            target = "" if place is None else targets[int(examples.targets[0, place])]
-            counts = "" if place is None else ("yes" if examples.mask[0, place] else "masked")
-            rows.append((str(position), symbols[token], str(token), target, counts))
+            rows.append(
+                {
+                    "position": str(position),
+                    **{name: str(each[position]) for name, each in ids.items()},
+                    "token": symbols[token],
+                    "id": str(token),
+                    "target": "" if place is None else targets[int(examples.targets[0, place])],
+                    "loss": "" if place is None else ("yes" if examples.mask[0, place] else "masked"),
+                }
+            )
         yield f"{task.text(question)[0]} {task.answer(question)[0]}", rows

@@ -1,5 +1,6 @@
 """Run: a run directory, typed, and the ways to find one; trains nothing."""
 
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from interp_arith.errors import RequestError, WorkError, unknown
+from interp_arith.evaluation.decoding import greedy_answers
 from interp_arith.files import DamagedFileError, read_yaml
 from interp_arith.interp.base import Measure
 from interp_arith.interp.measures import MEASURES
@@ -20,6 +22,7 @@ from interp_arith.interp.trajectory import fixed_keys
 from interp_arith.kept import measure_checkpoints
 from interp_arith.models.transformer import ArithmeticTransformer, build_model
 from interp_arith.storage import Checkpoint, RunDirectory
+from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.pairs import PairTask
 from interp_arith.training.config import RunConfig
@@ -144,6 +147,31 @@ class Run:
         model = build_model(self.config.model, self.task)
         model.load_state_dict(weights)
         return model.eval()
+
+    def add(self, a: int, b: int, step: Step = "last") -> int:
+        """a + b as the model answers, greedily.
+
+        Args:
+            a: a whole number, no longer than the task's.
+            b: likewise.
+            step: as in `model`.
+
+        Raises:
+            RequestError: the run's task does not add two numbers, or these are none that it knows.
+            WorkError: what the model writes is no number.
+        """
+        task = self.task
+        if not isinstance(task, Addition) or task.operation == "subtract" or task.operands != 2:
+            raise RequestError(
+                f"{self.path}: its task does not add two whole numbers; ask it with `interp-arith generate`"
+            )
+        question = f"{a}+{b}="
+        answer = task.read_answer(greedy_answers(self.model(step), task, [question]))[0]
+        if not re.fullmatch(r"[+-]?[0-9]+", answer):
+            raise WorkError(
+                f"{question} is answered {answer!r}, which is no number; a model of a later step may have learnt it"
+            )
+        return int(answer)
 
     def measure(
         self,

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from interp_arith.bars import bar
 from interp_arith.errors import RequestError, WorkError, unknown
 from interp_arith.evaluation.protocols import PROTOCOLS
 from interp_arith.figures.curves import training_curves, write_html
@@ -198,7 +199,11 @@ def _trained(task: Task) -> set[tuple[int, ...]]:
 
 
 def evaluate(
-    run: Run | str | Path, protocol: str = "test", step: Step | str = "last", device: str = "auto"
+    run: Run | str | Path,
+    protocol: str = "test",
+    step: Step | str = "last",
+    device: str = "auto",
+    progress: bool = True,
 ) -> pd.DataFrame:
     """What the command line prints: how good a run is. The failures too go to evaluations/ in the run.
 
@@ -207,17 +212,24 @@ def evaluate(
         protocol: a name of PROTOCOLS.
         step: "last", "best", or a step of the trajectory.
         device: as in train.
+        progress: show a bar on a terminal.
 
     Returns:
-        the table; its `attrs` say the step and the file.
+        the table; its `attrs` say the step, the file, the model's parameters and what is to be noted.
+
+    Raises:
+        RequestError: no such run, step or protocol, or the protocol has no meaning for the run's task.
     """
     how = PROTOCOLS.make(protocol)
     run = run if isinstance(run, Run) else load_run(run)
     checkpoint, weights = run.whole_checkpoint(parse_step(str(step)))
     model = run.model_of(weights).to(pick_device(device), print_details=False)
-    found = how.evaluate(model, run.task, question_sets(run.task, run.config.data_dir))
-    file = run.directory.write_evaluation(
-        protocol, checkpoint.step, {"step": checkpoint.step, **found.plain()}
-    )
-    found.table.attrs |= {"step": checkpoint.step, "file": str(file)}
+    with bar(protocol, progress) as told:
+        found = how.evaluate(model, run.task, question_sets(run.task, run.config.data_dir), told)
+    head = {
+        "step": checkpoint.step,
+        "parameters": sum(p.numel() for p in model.trained_parameters().values()),
+    }
+    file = run.directory.write_evaluation(protocol, checkpoint.step, {**head, **found.plain()})
+    found.table.attrs |= {**head, "file": str(file), "notes": found.notes}
     return found.table

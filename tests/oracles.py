@@ -3,6 +3,7 @@
 import torch
 
 from interp_arith.models.config import ModelConfig
+from interp_arith.models.digit_positions import Abacus, Coupled, SegmentDigit
 from interp_arith.models.positions import NoPositions, Rotary
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks import Addition, ModularArithmetic, PermutationComposition, Task, Text
@@ -91,6 +92,49 @@ def example_model_configs() -> dict[str, ModelConfig]:
             "positions": Rotary(base=3),
             "n_layers": 2,
             "unembed_bias": True,
+        },
+    }
+    variants |= {
+        "sharp-attention": {"attention_scale": 1.5},
+        "sharper-with-length": {
+            "attention_scale": 0.8,
+            "attention_scale_from": 3,
+            "n_layers": 2,
+            "positions": Rotary(base=3),
+        },
+        "sharp-half-attention": {
+            "attention_coefficient": 0.5,
+            "attention_scale": 2.0,
+            "attention_scale_from": 2,
+            "n_layers": 2,
+        },
+    }
+    return {name: ModelConfig(**{**small, **fields}) for name, fields in variants.items()}
+
+
+def digit_model_configs() -> dict[str, ModelConfig]:
+    """Small models whose positions follow the digits of a question; they fit an addition of two digits."""
+    small = {"d_model": 8, "n_heads": 2, "d_mlp": 12}
+    variants = {
+        "segment-digit": {"positions": SegmentDigit(max_place=5)},
+        "abacus": {"positions": Abacus(max_place=4), "n_layers": 2, "normalization": "layer"},
+        "coupled": {"positions": Coupled(max_place=9, offset=2), "normalization": "rms"},
+        "coupled-swiglu-sharp-tied": {
+            "positions": Coupled(max_place=3),
+            "gated": True,
+            "activation": "silu",
+            "attention_scale": 1.2,
+            "attention_scale_from": 4,
+            "tied": True,
+            "n_layers": 2,
+        },
+        "segment-digit-geglu-half-attention": {
+            "positions": SegmentDigit(max_place=3),
+            "gated": True,
+            "activation": "gelu",
+            "attention_coefficient": 0.5,
+            "attention_bias": True,
+            "normalization": "rms",
         },
     }
     return {name: ModelConfig(**{**small, **fields}) for name, fields in variants.items()}

@@ -13,21 +13,22 @@ MOST_LINES = 400
 
 LAYERS = """
     errors shapes registry files storage
-    tasks.digits tasks.columns tasks.sampling tasks.tokenizer tasks.base tasks.pairs tasks.modular
-    tasks.permutations tasks.layout tasks.scratchpad tasks.spelling tasks.addition tasks.text tasks
-    tasks.sources tasks.scoring
-    models.positions models.config models.attention models.transformer models.imported models.lookup models.lean
+    tasks.digits tasks.columns tasks.sampling tasks.class_draws tasks.tokenizer tasks.base tasks.pairs
+    tasks.modular tasks.permutations tasks.layout tasks.scratchpad tasks.spelling tasks.addition tasks.text
+    tasks tasks.sources tasks.scoring
+    models.position_scheme models.digit_positions models.positions models.config models.attention
+    models.transformer models.imported models.lookup models.lean models.cached
     models
     training.optimizers training.schedules training.curricula training.config training.machine
     training.ensemble training.batches training.step training.compiled training.recorded training.checkpoints
     training.lanes training.writer training.signals training.sinks training.trainer training
     presets
-    evaluation.decoding evaluation.protocols evaluation
+    evaluation.decoding evaluation.base evaluation.asking evaluation.adders evaluation.protocols evaluation
     interp.base interp.phases interp.bootstrap interp.forward interp.answers interp.cyclic interp.fourier
     interp.keys interp.neurons interp.losses interp.spectra interp.progress interp.clock_pizza interp.attention
     interp.learning_coefficient interp.pictures interp.measures interp.trajectory interp.live interp
     figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures
-    kept run runs comparison report generation tables overrides importing grid workers sweep_results sweep
+    kept run bars runs comparison report generation tables overrides importing grid workers sweep_results sweep
     commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data
     commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report
     commands cli

@@ -330,6 +330,12 @@ def test_inspect_data_shows_tokens_positions_and_loss_mask(ask):
     assert ask("inspect-data", "mod-add-113", "-n", "2", "--task.p", "7").count("position") == 2
 
 
+def test_inspect_data_shows_the_rows_of_position_tables(ask):
+    shown = ask("inspect-data", "add-10d-763", "-n", "1", "--model.positions.kind", "coupled")
+    assert "place" in shown
+    assert [line.split()[1] for line in shown.splitlines()[4:15]] == [*map(str, range(11, 0, -1))]
+
+
 def test_inspect_data_draws_operands_of_the_lengths_asked_for(ask):
     shown = ask("inspect-data", "add-10d-763", "-n", "3", "--min-digits", "3", "--max-digits", "5")
     questions = [line.split("=")[0] for line in shown.splitlines() if "+" in line and "=" in line]

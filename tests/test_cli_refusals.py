@@ -78,6 +78,12 @@ def files():
         ("inspect-data mod-add-113 --split tets", "no split is called 'tets'; did you mean test"),
         ("inspect-data mod-add-113 --task.p 2", "p = 2"),
         ("inspect-data add-10d-763 --max-digits 50", "allowed: 1 to 10"),
+        ("inspect-data mod-add-113 --model.positions.kind abacus", "the modular task has no digits"),
+        ("train mod-add-113 --model.positions.kind coupled", "choose positions learned, rotary or none"),
+        (
+            "train add-10d-763 --model.positions.kind abacus --model.positions.max-place 8",
+            "task.n_digits to 7",
+        ),
         ("data mod-add-113 --out d -n 5", "the modular task lists its questions"),
         ("data add-10d-763 --out d -n 0", "-n 0"),
         ("data mod-add-113 --out d --task.p 4 --task.operation divide", "p = 4 is not prime"),
@@ -219,6 +225,10 @@ def test_a_config_file_that_is_none(refused, tmp_path, text, complaint):
         ("evaluate RUN --step soon", "step 'soon'; allowed: a whole number, 'last' or 'best'"),
         ("evaluate RUN --step -1", "step '-1'; allowed"),
         ("evaluate RUN --protocol tset", "no protocol is called 'tset'; did you mean test?"),
+        (
+            "evaluate RUN --protocol million",
+            "protocol million asks for sums of whole numbers, and the run's task is modular; take test",
+        ),
         ("evaluate RUN/..", "is no run: it has no config.yaml"),
     ],
 )

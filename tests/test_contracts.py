@@ -218,7 +218,8 @@ class TestEveryPreset:
         positions = config.task.answer_positions
         with torch.no_grad():
             hooked = model(tokens)[:, list(positions)]
-            lean = answer_logits(config.model, model.trained_parameters(), tokens, positions)
+            ids = model.position_ids(tokens)
+            lean = answer_logits(config.model, model.trained_parameters(), tokens, positions, ids=ids)
         assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
 
 

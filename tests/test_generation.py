@@ -6,6 +6,7 @@ import torch
 from interp_arith.errors import RequestError
 from interp_arith.generation import Asker, example_question, output_symbols, token_rows
 from interp_arith.models.config import ModelConfig
+from interp_arith.models.digit_positions import SegmentDigit
 from interp_arith.models.transformer import build_model
 from interp_arith.tasks import Addition, ModularArithmetic, Text
 
@@ -122,7 +123,8 @@ def test_token_rows_show_position_token_id_target_and_loss():
     ((title, rows),) = rows_of(MODULAR)
     a, b = MODULAR.parse([title.split()[0]])[0].tolist()
     assert title == f"{a}+{b}= {(a + b) % 7}"
-    assert rows == [
+    assert list(rows[0]) == ["position", "token", "id", "target", "loss"]
+    assert [tuple(row.values()) for row in rows] == [
         ("0", str(a), str(a), "", ""),
         ("1", str(b), str(b), "", ""),
         ("2", "=", "7", str((a + b) % 7), "yes"),
@@ -131,16 +133,25 @@ def test_token_rows_show_position_token_id_target_and_loss():
 
 def test_token_rows_say_where_the_loss_is_masked():
     ((_, rows),) = rows_of(Text(text_to_learn="12+34=46", mask_first_n=3))
-    assert [row[4] for row in rows] == ["masked"] * 3 + ["yes"] * 4
-    assert [row[3] for row in rows] == list("2+34=46")
-    assert [row[1] for row in rows] == list("12+34=4")
+    assert [row["loss"] for row in rows] == ["masked"] * 3 + ["yes"] * 4
+    assert [row["target"] for row in rows] == list("2+34=46")
+    assert [row["token"] for row in rows] == list("12+34=4")
 
 
 def test_token_rows_of_an_addition_end_with_the_answer_units_first():
     ((title, rows),) = rows_of(ADDITION)
     answer = int(title.split()[1])
-    assert [row[3] for row in rows if row[3]] == list(f"{answer:03d}"[::-1])
-    assert [row[0] for row in rows] == [str(i) for i in range(8)]
+    assert [row["target"] for row in rows if row["target"]] == list(f"{answer:03d}"[::-1])
+    assert [row["position"] for row in rows] == [str(i) for i in range(8)]
+
+
+def test_token_rows_show_the_rows_of_position_tables():
+    ((_, rows),) = token_rows(ADDITION, "train", 1, None, None, SegmentDigit())
+    assert list(rows[0]) == ["position", "segment", "place", "token", "id", "target", "loss"]
+    assert "".join(row["segment"] for row in rows) == "11022033"
+    assert "".join(row["place"] for row in rows) == "21021012"
+    with pytest.raises(RequestError, match="the modular task has no digits; choose positions learned"):
+        next(token_rows(MODULAR, "train", 1, None, None, SegmentDigit()))
 
 
 def test_the_length_of_drawn_operands_can_be_chosen():

@@ -22,7 +22,8 @@ def run(arguments: list[str]) -> None:
 
         Args:
             run: a run directory, or the name of one.
-            protocol: how; test is every split of the run.
+            protocol: how; test is every split of the run, and the others are for adders: ten-digit, million,
+                length-grid, complexity.
             step: a step of the trajectory, best, or last.
             device: auto, cpu or cuda.
         """
@@ -30,7 +31,10 @@ def run(arguments: list[str]) -> None:
         table = evaluate(found, protocol, step, device)
         rows = list(table.itertuples(index=False))
         print(f"{found.path}, step {table.attrs['step']}")
+        print(f"{table.attrs['parameters']:,} trained parameters")
         print_table(tuple(table.columns), rows, numbers=range(1, len(table.columns)))
+        for note in table.attrs["notes"]:
+            print(note)
         print(f"kept, with the failures by question, in {table.attrs['file']}")
 
     parse(command, "evaluate", __doc__, arguments)

@@ -6,6 +6,7 @@ import tyro
 
 from interp_arith.commands.parsing import parse
 from interp_arith.generation import token_rows
+from interp_arith.models.config import ModelConfig
 from interp_arith.overrides import base_config, finish_task
 from interp_arith.tables import print_table
 from interp_arith.tasks.base import Task
@@ -21,6 +22,7 @@ def run(arguments: list[str]) -> None:
         max_digits: int | None = None,
         split: str = "train",
         task: Annotated[Task, tyro.conf.FlagConversionOff] = start.task,
+        model: Annotated[ModelConfig, tyro.conf.FlagConversionOff] = start.model,
     ) -> None:
         """Show questions.
 
@@ -30,9 +32,13 @@ def run(arguments: list[str]) -> None:
             max_digits: the longest.
             split: train, val or test.
             task: what is asked.
+            model: whose positions are shown.
         """
-        for title, rows in token_rows(finish_task(start.task, task), split, n, min_digits, max_digits):
+        task = finish_task(start.task, task)
+        for title, rows in token_rows(task, split, n, min_digits, max_digits, model.positions):
+            columns = tuple(rows[0])
+            numbers = [i for i, name in enumerate(columns) if name not in ("token", "target", "loss")]
             print(title)
-            print_table(("position", "token", "id", "target", "loss"), rows, numbers=(0, 2))
+            print_table(columns, [tuple(row.values()) for row in rows], numbers=numbers)
 
     parse(command, "inspect-data PRESET|CONFIG.yaml", __doc__, rest)

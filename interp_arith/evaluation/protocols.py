@@ -1,56 +1,25 @@
-"""How good a model is: one class a protocol; knows no run directory."""
+"""How good a model is: the table of protocols, and the one that every task has; knows no run directory."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Shaped
 
+from interp_arith.evaluation.adders import Complexity, LengthGrid, Million, TenDigit
+from interp_arith.evaluation.base import (
+    MOST_FAILURES,
+    Evaluation,
+    Progress,
+    Protocol,
+    Sets,
+    in_silence,
+)
 from interp_arith.evaluation.decoding import answer_logits, greedy_answers
 from interp_arith.models.transformer import ArithmeticTransformer
-from interp_arith.registry import Choice, Registry
+from interp_arith.registry import Registry
 from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Task
-
-MOST_FAILURES = 1000
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a protocol found.
-
-    Attributes:
-        table: what is printed, a row a set of questions.
-        failures: wrongly answered questions, at most 1,000 a set: set, question, right, given.
-    """
-
-    table: pd.DataFrame
-    failures: list[dict[str, str]]
-
-    def plain(self) -> dict[str, Any]:
-        """As plain data, for a JSON file."""
-        return {"table": self.table.to_dict("records"), "failures": self.failures}
-
-
-class Protocol(Choice, ABC):
-    """A way to put numbers on a model."""
-
-    kind: str
-
-    @abstractmethod
-    def evaluate(
-        self, model: ArithmeticTransformer, task: Task, sets: Mapping[str, Int[np.ndarray, "batch operands"]]
-    ) -> Evaluation:
-        """Score the model.
-
-        Args:
-            model: in eval mode.
-            task: what it learnt.
-            sets: the questions of its splits, by name.
-        """
 
 
 class Test(Protocol):
@@ -60,7 +29,7 @@ class Test(Protocol):
     kind: Literal["test"] = "test"
 
     def evaluate(
-        self, model: ArithmeticTransformer, task: Task, sets: Mapping[str, Int[np.ndarray, "batch operands"]]
+        self, model: ArithmeticTransformer, task: Task, sets: Sets, progress: Progress = in_silence
     ) -> Evaluation:
         """One row a split."""
         rows, failures = [], []
@@ -84,7 +53,7 @@ class Test(Protocol):
 
 
 def _failures(
-    model: ArithmeticTransformer, task: Task, name: str, questions: Int[np.ndarray, "batch operands"]
+    model: ArithmeticTransformer, task: Task, name: str, questions: Shaped[np.ndarray, "batch operands"]
 ) -> list[dict[str, str]]:
     """The questions with what the model answers to them."""
     if not len(questions):
@@ -96,4 +65,4 @@ def _failures(
     ]
 
 
-PROTOCOLS: Registry[Protocol] = Registry("protocol", Test)
+PROTOCOLS: Registry[Protocol] = Registry("protocol", Test, TenDigit, Million, LengthGrid, Complexity)

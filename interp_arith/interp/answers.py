@@ -81,4 +81,5 @@ def last_logits(
             return model(tokens)[:, -1]
         parameters = {name: parameter.detach() for name, parameter in model.trained_parameters().items()}
         last, on_cpu = tokens.shape[1] - 1, tokens.device.type == "cpu"
-        return answer_logits(model.config, parameters, tokens, (last,), mapped=not on_cpu)[:, 0]
+        ids = model.position_ids(tokens)
+        return answer_logits(model.config, parameters, tokens, (last,), mapped=not on_cpu, ids=ids)[:, 0]

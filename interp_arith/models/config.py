@@ -7,7 +7,8 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from transformer_lens import HookedTransformerConfig
 
 from interp_arith.errors import RequestError
-from interp_arith.models.positions import POSITIONS, Learned, PositionScheme
+from interp_arith.models.position_scheme import PositionScheme
+from interp_arith.models.positions import POSITIONS, Learned
 from interp_arith.registry import Choice
 
 
@@ -42,6 +43,10 @@ class ModelConfig(Choice):
     """How the model knows where a token stands."""
     attention_coefficient: float = Field(default=1.0, ge=0, le=1)
     """α of an attention pattern α·softmax + (1 − α) (Zhong et al. 2023); 1 is plain attention, 0 attends evenly."""
+    attention_scale: float = Field(default=1.0, gt=0)
+    """Multiplies attention scores, q·k/√d_head."""
+    attention_scale_from: int | None = Field(default=None, ge=2)
+    """n₀: scores of a query that sees n > n₀ keys are also multiplied by ln n / ln n₀ (Chiang and Cholak 2022)."""
     attention_bias: bool = False
     """Trained biases of queries, keys, values and the output projection."""
     mlp_bias: bool = True
@@ -71,6 +76,11 @@ class ModelConfig(Choice):
     def head_width(self) -> int:
         """d_head, given or derived."""
         return self.d_head or self.d_model // self.n_heads
+
+    @property
+    def scales_attention(self) -> bool:
+        """Whether scores are anything but q·k/√d_head."""
+        return self.attention_scale != 1 or self.attention_scale_from is not None
 
     @property
     def init_std(self) -> float:

@@ -2,8 +2,9 @@
 
 A pure function of a parameter dict, with the names and shapes of the hooked model, so that it can be differentiated
 and mapped over seeds. What enters the first attention depends on a token and its position alone, so it is computed
-once for each pair of the two and looked up. In the last layer only the answer positions ask and pass through the
-MLP; every position is still attended to. Held equal to the hooked model by tests.
+once for each pair of the two and looked up; not so where positions follow the digits of a question. In the last layer
+only the answer positions ask and pass through the MLP; every position is still attended to. Held equal to the hooked
+model by tests.
 """
 
 import math
@@ -15,9 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from interp_arith.models.attention import mixed_pattern
+from interp_arith.models.attention import mixed_pattern, score_scale
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.lookup import one_hot_rows, pair_rows, row_sums, rows
+from interp_arith.models.lookup import entries, one_hot_entries, one_hot_rows, pair_rows, row_sums, rows
+from interp_arith.models.position_scheme import Ids
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
 Parameters = Mapping[str, Tensor]
@@ -30,6 +32,7 @@ def answer_logits(
     answer_positions: Sequence[int],
     *,
     mapped: bool = False,
+    ids: Ids | None = None,
 ) -> Float[Tensor, "batch answer d_vocab_out"]:
     """Logits at the answer positions.
 
@@ -39,29 +42,51 @@ def answer_logits(
         tokens: the input.
         answer_positions: where to read, ascending.
         mapped: under `torch.vmap`, or on a GPU: look up by matrix products.
+        ids: what `config.positions.ids` gives; needed where positions follow digits.
     """
     everywhere, answers = range(tokens.shape[-1]), range(answer_positions[0], answer_positions[-1] + 1)
-    residual = None
+    residual = _embedded(config, parameters, tokens, ids, mapped) if config.positions.reads_digits else None
     for layer in range(config.n_layers):
         queries = answers if layer == config.n_layers - 1 else everywhere
-        block = {
-            name.removeprefix(f"blocks.{layer}."): p
-            for name, p in parameters.items()
-            if name.startswith(f"blocks.{layer}.")
-        }
+        block = block_of(parameters, layer)
         if residual is None:
             residual, z = _first_attention(config, parameters, block, tokens, queries, mapped)
         else:
-            z = _attend(config, *_project(config, block, residual, queries), queries)
+            z = attend(config, *project(config, block, residual, queries), queries)
             residual = _at(residual, queries)
-        residual = residual + _output(block, z)
+        residual = residual + output(block, z)
         if not config.attention_only:
-            residual = residual + _mlp(config, block, _norm(config, block, "ln2", residual))
+            residual = residual + mlp(config, block, norm(config, block, "ln2", residual))
     assert residual is not None  # there is a layer
+    return unembed(config, parameters, residual)
+
+
+def block_of(parameters: Parameters, layer: int) -> Parameters:
+    """The parameters of one layer, under the names that they have in every layer."""
+    prefix = f"blocks.{layer}."
+    return {name.removeprefix(prefix): p for name, p in parameters.items() if name.startswith(prefix)}
+
+
+def unembed(
+    config: ModelConfig, parameters: Parameters, residual: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_vocab_out"]:
+    """Logits of what the last layer leaves."""
     if config.final_norm:
-        residual = _norm(config, parameters, "ln_final", residual)
+        residual = norm(config, parameters, "ln_final", residual)
     W_U = parameters["embed.W_E"] if config.tied else parameters["unembed.W_U"].mT
     return _linear(residual, W_U, parameters.get("unembed.b_U"))
+
+
+def _embedded(
+    config: ModelConfig,
+    parameters: Parameters,
+    tokens: Int[Tensor, "batch pos"],
+    ids: Ids | None,
+    mapped: bool,
+) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream before the first layer."""
+    find = one_hot_entries if mapped else entries
+    return find(parameters["embed.W_E"], tokens) + config.positions.embed(parameters, tokens, ids, find)
 
 
 def _first_attention(
@@ -83,14 +108,14 @@ def _first_attention(
     by_token = rearrange(table, "pos token d_model -> token pos d_model")
     q, k, v = (
         rearrange(x, "token pos head d_head -> pos token head d_head").to(W_E.dtype)
-        for x in _project(config, block, by_token, queries)
+        for x in project(config, block, by_token, queries)
     )
     if len(queries) == 1 and not mapped:
         return _one_query(config, _at(table, queries, axis=0)[0], q[0], k, v, tokens[:, : queries.stop])
     find = one_hot_rows if mapped else rows
     residual, q = _together(find, [_at(table, queries, axis=0), q], _at(tokens, queries))
     k, v = _together(find, [k, v], tokens)
-    return residual, _attend(config, q, k, v, queries)
+    return residual, attend(config, q, k, v, queries)
 
 
 def _one_query(
@@ -128,9 +153,10 @@ def _at(x: Tensor, queries: range, axis: int = 1) -> Tensor:
     return x.narrow(axis, queries.start, len(queries))
 
 
-def _norm(
+def norm(
     config: ModelConfig, parameters: Parameters, name: str, x: Float[Tensor, "*axes d_model"]
 ) -> Float[Tensor, "*axes d_model"]:
+    """The norm of that name, where the config has norms."""
     if config.normalization == "none":
         return x
     width = x.shape[-1:]
@@ -141,13 +167,29 @@ def _norm(
     return functional.rms_norm(x, width, parameters[f"{name}.w"], config.norm_epsilon)
 
 
-def _project(
-    config: ModelConfig, block: Parameters, residual: Float[Tensor, "batch pos d_model"], queries: range
+def project(
+    config: ModelConfig,
+    block: Parameters,
+    residual: Float[Tensor, "batch pos d_model"],
+    queries: range,
+    first: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries where the layer asks, keys and values everywhere: [batch pos head d_head]."""
-    x = _norm(config, block, "ln1", residual)
-    positions = torch.arange(x.shape[1], device=x.device)
-    q = config.positions.rotate(_heads(_at(x, queries), block, "Q"), _at(positions, queries, axis=0))
+    """Queries where the layer asks, keys and values everywhere: [batch pos head d_head].
+
+    Args:
+        config: the model's.
+        block: the layer's parameters.
+        residual: what enters the layer.
+        queries: rows of the residual that ask.
+        first: the position of its first row.
+    """
+    x = norm(config, block, "ln1", residual)
+    positions = first + torch.arange(x.shape[1], device=x.device)
+    asking = _at(positions, queries, axis=0)
+    q = config.positions.rotate(_heads(_at(x, queries), block, "Q"), asking)
+    if config.scales_attention:
+        scale = score_scale(config.attention_scale, config.attention_scale_from, asking + 1)
+        q = q * scale[:, None, None].to(q.dtype)
     k = config.positions.rotate(_heads(x, block, "K"), positions)
     return q, k, _heads(x, block, "V")
 
@@ -160,13 +202,14 @@ def _heads(
     return _linear(x, flat, None if b is None else b.flatten()).unflatten(-1, (len(W), -1))
 
 
-def _attend(
+def attend(
     config: ModelConfig,
     q: Float[Tensor, "batch query head d_head"],
     k: Float[Tensor, "batch pos head d_head"],
     v: Float[Tensor, "batch pos head d_head"],
     queries: range,
 ) -> Float[Tensor, "batch query head d_head"]:
+    """What the heads read at those positions, each from the positions up to its own."""
     scale = 1 / math.sqrt(q.shape[-1])
     if len(queries) == 1:  # elementwise: products with matrices of one row are slow
         k, v = k[:, : queries.stop], v[:, : queries.stop]
@@ -180,16 +223,18 @@ def _attend(
     return torch.einsum("bhqk,bkhd->bqhd", pattern, v)
 
 
-def _output(
+def output(
     block: Parameters, z: Float[Tensor, "batch query head d_head"]
 ) -> Float[Tensor, "batch query d_model"]:
+    """What the heads write."""
     W_O = rearrange(block["attn.W_O"], "head d_head d_model -> d_model (head d_head)")
     return _linear(z.flatten(2), W_O, block.get("attn.b_O"))
 
 
-def _mlp(
+def mlp(
     config: ModelConfig, block: Parameters, x: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
+    """What the neurons write; x is the residual stream, normed."""
     activation = ACTIVATIONS[config.activation]
     if config.gated:
         # TransformerLens adds the bias after the gate.

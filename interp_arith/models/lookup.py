@@ -1,8 +1,9 @@
-"""Tables with a row for each pair of position and token: look-ups and their gradients; knows no transformer.
+"""Tables with a row for each pair of position and token, or for each id: look-ups and their gradients.
 
-A table is [pos token …]; tokens are [batch pos]. On a CPU the gradient of a table is added up row by row in one
-buffer: that of indexing by `torch` takes several times as long, and so does memory touched for the first time.
-Under `torch.vmap` and on a GPU a look-up is a matrix product, and so is its gradient.
+A table is [pos token …] or [entry …]; tokens and ids are [batch pos]. Knows no transformer. On a CPU the gradient of
+a table is added up row by row in one buffer: that of indexing by `torch` takes several times as long, and so does
+memory touched for the first time. Under `torch.vmap` and on a GPU a look-up is a matrix product, and so is its
+gradient.
 """
 
 from typing import Any
@@ -16,11 +17,26 @@ from torch.nn import functional
 _NARROW = 8  # numbers in a row: of fewer, other functions are several times quicker
 
 
+def entries(
+    table: Float[Tensor, "entry ..."], ids: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos ..."]:
+    """Rows of a table by their numbers."""
+    return _Rows.apply(table, ids)
+
+
+def one_hot_entries(
+    table: Float[Tensor, "entry ..."], ids: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos ..."]:
+    """`entries` as a product with one-hot vectors."""
+    one_hot = ids[..., None] == torch.arange(len(table), device=ids.device)
+    return torch.einsum("bpe,e...->bp...", one_hot.to(table.dtype), table)
+
+
 def rows(
     table: Float[Tensor, "pos token ..."], tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos ..."]:
     """The row of each token at its position."""
-    return _Rows.apply(table.flatten(0, 1), _ids(table, tokens))
+    return entries(table.flatten(0, 1), _ids(table, tokens))
 
 
 def one_hot_rows(
@@ -38,7 +54,7 @@ def pair_rows(
 ) -> Float[Tensor, "batch pos ..."]:
     """The row of each pair: who asks, and the token at each position."""
     ids = _ids(table[0], tokens) + table[0, ..., 0].numel() * askers[:, None]
-    return _Rows.apply(table.flatten(0, 2), ids)
+    return entries(table.flatten(0, 2), ids)
 
 
 def row_sums(

@@ -1,6 +1,5 @@
 """Position schemes: how a model knows where a token stands. Both forward passes use them."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,34 +9,10 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from interp_arith.registry import Choice, Registry
-
-
-class PositionScheme(Choice, ABC):
-    """A choice of positions. What it adds to the embedding is `embed`; what it does to a query or key is `rotate`."""
-
-    kind: str
-
-    def objection(self, d_head: int) -> str | None:
-        """Why this scheme does not fit heads of that width, if it does not."""
-
-    @abstractmethod
-    def hooked_arguments(self, d_head: int) -> dict[str, Any]:
-        """What TransformerLens is told."""
-
-    def module(self, learned: Any) -> nn.Module:
-        """What stands at `pos_embed` of the hooked model, in place of the learned table."""
-        return learned
-
-    def embed(self, parameters: Mapping[str, Tensor], tokens: Int[Tensor, "batch pos"]) -> Tensor | float:
-        """What is added to the token embeddings, [pos d_model]; 0 for nothing."""
-        return 0.0
-
-    def rotate(
-        self, x: Float[Tensor, "batch query head d_head"], positions: Int[Tensor, " query"]
-    ) -> Float[Tensor, "batch query head d_head"]:
-        """Queries or keys as attention compares them."""
-        return x
+from interp_arith.models.digit_positions import Abacus, Coupled, SegmentDigit
+from interp_arith.models.position_scheme import Find, Ids, PositionScheme, by_index
+from interp_arith.registry import Registry
+from interp_arith.tasks.base import Task
 
 
 class Learned(PositionScheme):
@@ -49,7 +24,13 @@ class Learned(PositionScheme):
         """The standard table."""
         return {"positional_embedding_type": "standard"}
 
-    def embed(self, parameters: Mapping[str, Tensor], tokens: Int[Tensor, "batch pos"]) -> Tensor | float:
+    def embed(
+        self,
+        parameters: Mapping[str, Tensor],
+        tokens: Int[Tensor, "batch pos"],
+        ids: Ids | None = None,
+        find: Find = by_index,
+    ) -> Tensor | float:
         """The first rows of the table."""
         return parameters["pos_embed.W_pos"][: tokens.shape[-1]]
 
@@ -101,7 +82,7 @@ class NoPositions(PositionScheme):
         """TransformerLens has no such type: the standard one, with the table replaced by zeros."""
         return {"positional_embedding_type": "standard"}
 
-    def module(self, learned: Any) -> nn.Module:
+    def module(self, learned: Any, task: Task | None) -> nn.Module:
         """Zeros, so that `hook_pos_embed` stays live."""
         return _ZeroPositions(learned.cfg.d_model)
 
@@ -122,4 +103,6 @@ class _ZeroPositions(nn.Module):
         return torch.zeros(*tokens.shape, self.d_model, device=tokens.device)
 
 
-POSITIONS: Registry[PositionScheme] = Registry("position scheme", Learned, Rotary, NoPositions)
+POSITIONS: Registry[PositionScheme] = Registry(
+    "position scheme", Learned, Rotary, NoPositions, SegmentDigit, Abacus, Coupled
+)

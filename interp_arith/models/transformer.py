@@ -13,8 +13,9 @@ from transformer_lens.components import MLP, Unembed
 from transformer_lens.hook_points import HookPoint
 
 from interp_arith.errors import RequestError, unknown
-from interp_arith.models.attention import MixedAttention
+from interp_arith.models.attention import MixedAttention, ScaledAttention
 from interp_arith.models.config import ModelConfig
+from interp_arith.models.position_scheme import Ids
 from interp_arith.tasks.base import Task
 
 HookFunction = Callable[[nn.Module, Any, Any], Any]
@@ -88,9 +89,12 @@ class ArithmeticTransformer(HookedTransformer):
         d_vocab: input tokens.
         d_vocab_out: output tokens.
         n_ctx: positions.
+        task: what is learnt; needed where positions follow its digits.
     """
 
-    def __init__(self, config: ModelConfig, d_vocab: int, d_vocab_out: int, n_ctx: int) -> None:
+    def __init__(
+        self, config: ModelConfig, d_vocab: int, d_vocab_out: int, n_ctx: int, task: Task | None = None
+    ) -> None:
         if config.tied and d_vocab != d_vocab_out:
             raise RequestError(
                 f"tied embeddings need as many output tokens as input tokens; given {d_vocab} and {d_vocab_out}; "
@@ -100,17 +104,20 @@ class ArithmeticTransformer(HookedTransformer):
             # TransformerLens announces that 4.0 drops HookedTransformer; this package requires 3.9.
             warnings.simplefilter("ignore", DeprecationWarning)
             super().__init__(config.hooked(d_vocab, d_vocab_out, n_ctx))
-        self.config = config
+        self.config, self._task = config, task
         self._registered: dict[str, RemovableHandle] = {}
         if hasattr(self, "pos_embed"):
-            self.pos_embed = config.positions.module(self.pos_embed)
+            self.pos_embed = config.positions.module(self.pos_embed, task)
         if config.normalization != "none" and not config.final_norm:
             self.ln_final = nn.Identity()
         if config.tied:
             self.unembed = TiedUnembed(self.cfg, self.embed)
         for layer, block in enumerate(self.blocks):
+            scale = config.attention_scale, config.attention_scale_from
             if config.attention_coefficient != 1:
-                block.attn = MixedAttention(self.cfg, layer, config.attention_coefficient)
+                block.attn = MixedAttention(self.cfg, layer, config.attention_coefficient, *scale)
+            elif config.scales_attention:
+                block.attn = ScaledAttention(self.cfg, layer, *scale)
             if config.attention_only:
                 del block.hook_mlp_out  # TransformerLens makes it, and it would never fire
             elif config.mlp_depth > 2:
@@ -130,6 +137,10 @@ class ArithmeticTransformer(HookedTransformer):
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter, for every one that training changes; a tied one is listed once."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def position_ids(self, tokens: Int[Tensor, "batch pos"]) -> Ids:
+        """Which rows of the position tables each token reads; see PositionScheme.ids."""
+        return self.config.positions.ids(self._task, tokens)
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
@@ -369,13 +380,14 @@ def build_model(config: ModelConfig, task: Task) -> ArithmeticTransformer:
     """An untrained model for a task, its weights drawn with seed 0; `load_state_dict` takes TransformerLens weights.
 
     Raises:
-        RequestError: the model has fewer positions than the task needs.
+        RequestError: the model has fewer positions than the task needs, or follows digits that it does not have.
     """
+    config.positions.check(task)
     n_ctx = config.n_ctx or task.n_ctx
     if n_ctx < task.n_ctx:
         raise RequestError(
             f"model.n_ctx = {n_ctx}, and the {task.kind} task needs {task.n_ctx} positions; raise it or leave it out"
         )
-    model = ArithmeticTransformer(config, len(task.vocabulary), task.d_vocab_out, n_ctx)
+    model = ArithmeticTransformer(config, len(task.vocabulary), task.d_vocab_out, n_ctx, task)
     model.initialize(torch.Generator().manual_seed(0))
     return model

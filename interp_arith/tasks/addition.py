@@ -214,6 +214,12 @@ class Addition(SampledTask):
         """Which number each token belongs to, and which column it is."""
         return self.spelling.places(tokens)
 
+    @property
+    def number_lengths(self) -> tuple[int, ...]:
+        """n digits of each operand, those of the answer, and where there are worked steps, n columns of them."""
+        steps = (self.n_digits,) if self.scratchpad else ()
+        return (*[self.n_digits] * self.operands, self.spelling.answer_digits, *steps)
+
     def read_answer(self, tokens: Int[Tensor, "batch answer"]) -> list[str]:
         """The number in human order; the symbols themselves where they are no number."""
         return [self.spelling.read(row) for row in tokens]

@@ -27,31 +27,38 @@ class Examples:
         tokens: the input, the last answer token left off.
         targets: the right token at each answer position.
         mask: where the loss counts.
+        offset: how far the places of each question's digits are moved, where a position scheme reads places.
     """
 
     tokens: Int[Tensor, "batch pos"]
     targets: Int[Tensor, "batch answer"]
     mask: Bool[Tensor, "batch answer"]
+    offset: Int[Tensor, " batch"] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Examples":
+        """The same examples, every tensor of them changed by the function."""
+        tensors = (self.tokens, self.targets, self.mask, self.offset)
+        return Examples(*(x if x is None else function(x) for x in tensors))  # pyright: ignore[reportArgumentType]
+
     def rows(self, index: slice | Int[Tensor, " rows"]) -> "Examples":
         """Some of the questions."""
-        return Examples(self.tokens[index], self.targets[index], self.mask[index])
+        return self.each(lambda x: x[index])
 
     def to(self, device: torch.device) -> "Examples":
         """The same examples on a device."""
-        return Examples(self.tokens.to(device), self.targets.to(device), self.mask.to(device))
+        return self.each(lambda x: x.to(device))
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where tokens stand, as arithmetic counts.
+    """Where each token stands in the numbers of its question.
 
     Attributes:
-        segment: which number a token belongs to: operand i is i, the answer is the number of operands.
-        place: the column of a digit, units = 0; −1 for what is no digit.
+        segment: the number that it belongs to: operand i has i, and the answer the number of operands.
+        place: its column, 0 for units; −1 for a token that is no digit.
     """
 
     segment: Int[Tensor, "*axes pos"]
@@ -131,14 +138,24 @@ class Task(Choice, ABC):
         return Examples(torch.cat([prompt, answer[:, :-1]], dim=1), answer, mask)
 
     def places(self, tokens: Int[Tensor, "*axes pos"]) -> Places:
-        """Which number each token belongs to, and which column it is.
+        """Which digit of which number each token is; tokens that come later change nothing before them.
 
         Raises:
-            RequestError: the task's tokens are no digits.
+            RequestError: the task has no digits.
         """
-        raise RequestError(
-            f"the {self.kind} task has no digit columns; choose model.positions learned, rotary or none"
-        )
+        raise self._no_digits()
+
+    @property
+    def number_lengths(self) -> tuple[int, ...]:
+        """The most digits that each segment of `places` can have.
+
+        Raises:
+            RequestError: the task has no digits.
+        """
+        raise self._no_digits()
+
+    def _no_digits(self) -> RequestError:
+        return RequestError(f"the {self.kind} task has no digits; choose positions learned, rotary or none")
 
     def sequence_length(self, question: str) -> int:
         """Tokens that a question and its answer take, even if that is more than the task has positions for."""

@@ -1,4 +1,4 @@
-"""Seeded draws: splits, shuffles, numbers. The only place that draws questions; it knows no task.
+"""Seeded draws: splits, shuffles, numbers. Questions are drawn by what is here alone; it knows no task.
 
 Every draw is a pure function of (seed, stream, counter), so that training resumed at a step sees the
 batches of an uninterrupted run without any generator state being kept. Numbers are drawn by integer arithmetic on
@@ -6,7 +6,7 @@ any device, for any number of seeds at once: a GPU draws what a CPU draws. Split
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -17,19 +17,27 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp_arith.errors import RequestError, unknown
-from interp_arith.tasks.columns import CLASSES, Operation, classes, complexity_of, longest_cascade
-from interp_arith.tasks.digits import digits_of, parts_of, subtract
+from interp_arith.errors import RequestError
+from interp_arith.tasks.columns import Operation
+from interp_arith.tasks.digits import digits_of, parts_of
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
-_STREAMS = {"split": 0, "shuffle": 1, "train": 2, "val": 3, "test": 4, "initialization": 5, "example": 6}
+_STREAMS = {
+    "split": 0,
+    "shuffle": 1,
+    "train": 2,
+    "val": 3,
+    "test": 4,
+    "initialization": 5,
+    "example": 6,
+    "offset": 7,
+}
 _HELD_OUT_SHARE = 0.05
 _PROPAGATING_SHARE = 0.6
-_MOST_ROUNDS = 100
-_MOST_DRAWN = 100_000  # at once
 _TRIPLES = 100
+_AT_ONCE = 2**18
 _MOST_SHUFFLED = 8_000_000
 _CANDIDATES = {"train": 14, "val": 400, "test": 400}  # drawn for every ten of the split
 _GAMMA = 0x9E3779B97F4A7C15  # of splitmix64
@@ -120,13 +128,13 @@ def draw_digits(
         operation: where it is mixed, one more operand says whether the question subtracts: 1 or 0 in its units.
     """
     per_column = operands // 3 + 1
-    numbers = _random_integers(key, n * (n_digits * per_column + 1)).unflatten(-1, (n, -1))
+    numbers = random_integers(key, n * (n_digits * per_column + 1)).unflatten(-1, (n, -1))
     columns, question = numbers[..., :-1].unflatten(-1, (n_digits, per_column)), numbers[..., -1:]
-    length = limits.min_digits + _below(limits.max_digits + 1 - limits.min_digits, question, 0)
-    heavy = _below(_PARTS, question, 1) < limits.carry_share * _PARTS
-    propagates = _below(_PARTS, columns[..., operands // 3], operands % 3) < _PROPAGATING_SHARE * _PARTS
-    *others, last = (_below(10, columns[..., i // 3], i % 3) for i in range(operands))
-    subtracts = _below(2, question, 2) if operation == "mixed" else int(operation == "subtract")
+    length = limits.min_digits + below(limits.max_digits + 1 - limits.min_digits, question, 0)
+    heavy = below(_PARTS, question, 1) < limits.carry_share * _PARTS
+    propagates = below(_PARTS, columns[..., operands // 3], operands % 3) < _PROPAGATING_SHARE * _PARTS
+    *others, last = (below(10, columns[..., i // 3], i % 3) for i in range(operands))
+    subtracts = below(2, question, 2) if operation == "mixed" else int(operation == "subtract")
     same, nines = others[0], (9 - sum(others)) % 10
     propagating = subtracts * same + (1 - subtracts) * nines
     drawn = torch.stack([*others, torch.where(heavy & propagates, propagating, last)], dim=-2)
@@ -159,6 +167,11 @@ def draw_of_split(
     return candidates.gather(-3, rows.expand(*rows.shape[:-2], *candidates.shape[-2:]))
 
 
+def draw_offsets(n: int, largest: int, key: Int[Tensor, "*seed"]) -> Int[Tensor, "*seed batch"]:
+    """How far the places of each of n questions are moved: uniform from 0 to the largest."""
+    return below(largest + 1, random_integers(key, n), 0)
+
+
 def in_split(digits: Int[Tensor, "*axes operand column"], split: SplitName) -> Bool[Tensor, "*axes"]:
     """Whether each question belongs to the split: 5 % each to val and test by a hash of its numbers.
 
@@ -174,6 +187,25 @@ def in_split(digits: Int[Tensor, "*axes operand column"], split: SplitName) -> B
     if split == "val":
         return (number >= _TEST_END) & (number < _VAL_END)
     return number >= _VAL_END
+
+
+def draw_test_numbers(
+    n_digits: int, key: Int[Tensor, ""], operands: int = 2, has_sign: bool = False
+) -> Int[Tensor, "batch operand"]:
+    """The test questions among 2¹⁸ uniform ones, as numbers: about 13,000, each 60 times as quick as by its digits.
+
+    Args:
+        n_digits: at most 15, so that the remainders of 63 random bits are uniform to one part in 9,000.
+        key: of the draw.
+        operands: numbers of a question.
+        has_sign: one more number, 0 or 1, says what is done with them.
+    """
+    numbers = (random_integers(key, _AT_ONCE * (operands + has_sign)) & (2**63 - 1)) % 10**n_digits
+    questions = numbers.unflatten(-1, (_AT_ONCE, operands + has_sign))
+    if has_sign:
+        questions[:, -1] %= 2
+    whole_in_one_column = questions[:, :operands, None]
+    return questions[in_split(whole_in_one_column, "test")]
 
 
 @cache
@@ -212,121 +244,6 @@ def _hash_of_numbers(digits: Int[Tensor, "*axes operand column"]) -> Int[Tensor,
     return state
 
 
-def draw_class(
-    name: str, n: int, n_digits: int, key: Int[Tensor, ""], held_out: bool = False
-) -> Int[Tensor, "batch 2 column"]:
-    """Questions of one complexity class (see `columns.complexity_of`).
-
-    Those without a cascade are uniform. A cascade is planted at a uniform place, and all else is uniform; whatever
-    turns out to be of another class is drawn again. Those of M and N are to be subtracted.
-
-    Args:
-        name: of the class.
-        n: how many questions.
-        n_digits: columns that they have.
-        key: of the draws, on the device that draws them.
-        held_out: keep test questions alone.
-
-    Raises:
-        RequestError: no question of so many digits is of that class, or they are too rare to be found.
-    """
-    if name not in CLASSES:
-        raise unknown("complexity class", name, CLASSES)
-    if name not in (possible := classes(n_digits, "mixed")):
-        least = next(width for width in count(1) if name in classes(width, "mixed"))
-        raise RequestError(
-            f"class {name} needs {least} digits; questions of {n_digits} are {', '.join(possible)}"
-        )
-    kind, level = name[0], int(name[1])
-
-    def draw(n: int, key: Int[Tensor, ""]) -> Int[Tensor, "batch 2 column"]:
-        if level == 0:
-            return _as_difference(_without_carries(n, n_digits, key), kind)
-        return _as_difference(_with_cascade(level - 1, n, n_digits, key), kind)
-
-    def keeps(digits: Int[Tensor, "batch 2 column"]) -> Bool[Tensor, " batch"]:
-        subtracts = torch.full(digits.shape[:1], kind != "S", device=digits.device)
-        return torch.from_numpy(complexity_of(digits, subtracts) == name).to(digits.device)
-
-    return _first(n, draw, keeps, key, held_out, f"of class {name}")
-
-
-def draw_cascades(
-    length: int, n: int, n_digits: int, key: Int[Tensor, ""], held_out: bool = False
-) -> Int[Tensor, "batch 2 column"]:
-    """Sums whose longest cascade is exactly so many columns of 9 directly above one that generates a carry.
-
-    It is planted at a uniform place, and all else is uniform; a question with a longer one is drawn again.
-    See `draw_class` for the other arguments.
-
-    Raises:
-        RequestError: there is no room for the cascade, or such questions are too rare to be found.
-    """
-    if not 1 <= length < n_digits:
-        raise RequestError(
-            f"cascade of length {length}: must be from 1 to {n_digits - 1} in numbers of {n_digits} digits"
-        )
-    return _first(
-        n,
-        lambda n, key: _with_cascade(length, n, n_digits, key),
-        lambda digits: longest_cascade(digits) == length,
-        key,
-        held_out,
-        f"with a cascade of length {length}",
-    )
-
-
-def _first(
-    n: int,
-    draw: Callable[[int, Int[Tensor, ""]], Int[Tensor, "batch 2 column"]],
-    keeps: Callable[[Int[Tensor, "batch 2 column"]], Bool[Tensor, " batch"]],
-    key: Int[Tensor, ""],
-    held_out: bool,
-    which: str,
-) -> Int[Tensor, "batch 2 column"]:
-    """The first n questions that are kept of ever more that are drawn."""
-    size = min(max(4 * n, 1000) * (20 if held_out else 1), _MOST_DRAWN)
-    kept, moment = draw(0, key), 0
-    while len(kept) < n:
-        if moment == _MOST_ROUNDS and not len(kept):
-            raise RequestError(
-                f"no question {which} is among {moment * size:,} drawn with n_digits = {kept.shape[-1]}; "
-                "choose fewer digits"
-            )
-        drawn = draw(size, later(key, moment))
-        drawn = drawn[keeps(drawn)]
-        kept = torch.cat([kept, drawn[in_split(drawn, "test")] if held_out else drawn])
-        moment += 1
-    return kept[:n]
-
-
-def _without_carries(n: int, n_digits: int, key: Int[Tensor, ""]) -> Int[Tensor, "batch 2 column"]:
-    """Uniform among sums in which no column generates a carry."""
-    pairs = torch.tensor([(x, y) for x in range(10) for y in range(10 - x)], device=key.device)
-    numbers = _random_integers(key, n * n_digits).unflatten(-1, (n, n_digits))
-    return pairs[_below(len(pairs), numbers, 0)].mT
-
-
-def _with_cascade(length: int, n: int, n_digits: int, key: Int[Tensor, ""]) -> Int[Tensor, "batch 2 column"]:
-    """Uniform sums, but with so many columns of 9 planted directly above a column at a uniform place."""
-    numbers = _random_integers(key, n * (n_digits + 1)).unflatten(-1, (n, n_digits + 1))
-    columns, question = numbers[:, :-1], numbers[:, -1:]
-    x, y = _below(10, columns, 0), _below(10, columns, 1)
-    above = torch.arange(n_digits, device=key.device) - _below(n_digits - length, question, 0)
-    return torch.stack([x, torch.where((above >= 1) & (above <= length), 9 - x, y)], dim=1)
-
-
-def _as_difference(digits: Int[Tensor, "batch 2 column"], kind: str) -> Int[Tensor, "batch 2 column"]:
-    """Sums as they are for S, else differences with 9 − x for x, so that a carry becomes a borrow.
-
-    The larger number comes first for M, the smaller for N.
-    """
-    if kind == "S":
-        return digits
-    found = subtract(torch.stack([9 - digits[:, 0], digits[:, 1]], dim=1))
-    return torch.stack([found.larger, found.smaller] if kind == "M" else [found.smaller, found.larger], dim=1)
-
-
 @cache
 def drawn_triples(n: int) -> Int[np.ndarray, "batch 3"]:
     """100 triples (a, b, c) of 0 … n−1, always the same; all of them, shuffled, where there are fewer.
@@ -356,13 +273,13 @@ def later(key: Int[Tensor, "*seed"], counter: int | Int[Tensor, ""]) -> Int[Tens
     return key + (_signed(distance) if isinstance(distance, int) else distance)
 
 
-def _random_integers(key: Int[Tensor, "*seed"], n: int) -> Int[Tensor, "*seed n"]:
+def random_integers(key: Int[Tensor, "*seed"], n: int) -> Int[Tensor, "*seed n"]:
     """The n numbers that the generator splitmix64 gives from the key on (Steele et al. 2014)."""
     counter = torch.arange(1, n + 1, device=key.device)
     return _mix(key[..., None] + counter * _signed(_GAMMA))
 
 
-def _below(end: int, numbers: Int[Tensor, "*axes"], part: int) -> Int[Tensor, "*axes"]:
+def below(end: int, numbers: Int[Tensor, "*axes"], part: int) -> Int[Tensor, "*axes"]:
     """⌊end · u⌋, with u in [0, 1) the first, second or third 21 bits of random numbers."""
     return ((numbers >> _PART_BITS * part) & (_PARTS - 1)) * end >> _PART_BITS
 

@@ -5,7 +5,7 @@ The host says little (a curriculum's limits, or row numbers); the rest happens o
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int
@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp_arith.tasks.base import Examples
-from interp_arith.tasks.sampling import Limits
+from interp_arith.tasks.sampling import Limits, draw_offsets, key, later
 from interp_arith.tasks.sources import Draws, Rows, Source
 from interp_arith.training import ensemble
+from interp_arith.training.config import RunConfig
 from interp_arith.training.optimizers import Number
 
 Given = Tensor | Limits | None
@@ -73,7 +74,7 @@ class Shuffled(Batches):
         """The questions of those rows."""
         assert isinstance(given, Tensor)
         seeds = torch.arange(len(given), device=given.device)[:, None]
-        return Examples(*(getattr(self._train, field.name)[seeds, given] for field in fields(Examples)))
+        return self._train.each(lambda x: x[seeds, given])
 
     def rows(self, kept: Int[Tensor, " rows"]) -> "Shuffled":
         """The batches of some of the seeds."""
@@ -100,6 +101,27 @@ class Drawn(Batches):
         return Drawn(self._source, self._keys[kept])
 
 
+class Offset(Batches):
+    """Other batches, the places of every question moved by an offset drawn on the device."""
+
+    def __init__(self, batches: Batches, keys: Int[Tensor, " seed"], largest: int) -> None:
+        self._batches, self._keys, self._largest = batches, keys, largest
+
+    def given(self, step: int, limits: Limits | None) -> Given:
+        """What the host says of the batch."""
+        return self._batches.given(step, limits)
+
+    def batch(self, given: Given, step: Number) -> Examples:
+        """The batch, with offsets drawn for this step alone."""
+        batch = self._batches.batch(given, step)
+        moment = later(self._keys, step.long() if isinstance(step, Tensor) else int(step))
+        return replace(batch, offset=draw_offsets(batch.tokens.shape[1], self._largest, moment))
+
+    def rows(self, kept: Int[Tensor, " rows"]) -> "Offset":
+        """The batches of some of the seeds."""
+        return Offset(self._batches.rows(kept), self._keys[kept], self._largest)
+
+
 def make_batches(sources: Sequence[Source], device: torch.device) -> Batches:
     """The batches of sources that differ in seed and train share alone, one for each seed."""
     drawing = [source for source in sources if isinstance(source, Draws)]
@@ -109,5 +131,14 @@ def make_batches(sources: Sequence[Source], device: torch.device) -> Batches:
     train = ensemble.stack_examples([source.train for source in listing], device)
     if all(source.constant for source in listing):
         return Whole(train)
-    padded = (functional.pad(getattr(train, field.name), (0, 0, 0, 1)) for field in fields(Examples))
-    return Shuffled(listing, Examples(*padded))
+    return Shuffled(listing, train.each(lambda x: functional.pad(x, (0, 0, 0, 1))))
+
+
+def with_offsets(batches: Batches, configs: Sequence[RunConfig], device: torch.device) -> Batches:
+    """The same batches, with an offset for each question where these configs' position scheme draws any."""
+    largest = configs[0].model.positions.largest_offset(configs[0].task)
+    if not largest:
+        return batches
+    return Offset(
+        batches, torch.stack([key(config.seed, "offset") for config in configs]).to(device), largest
+    )

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.lean import answer_logits
+from interp_arith.models.position_scheme import Ids
 from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Examples
 
@@ -51,24 +52,28 @@ def logits(
     tokens: Tensor,
     answer_positions: Sequence[int],
     mapped: bool | None = None,
+    ids: Ids | None = None,
 ) -> Float[Tensor, "seed batch answer d_vocab_out"]:
     """Answer logits of every seed on its own tokens [seed, batch, pos].
 
     A GPU maps over the seeds, one kernel for all. A CPU takes them one after the other: its batched matrix products
     are several times slower than single ones, and so a seed in an ensemble follows the seed alone to the bit.
-    `mapped` chooses otherwise.
+    `mapped` chooses otherwise. `ids` are those of `answer_logits`, [seed, batch, pos].
     """
     mapped = tokens.device.type != "cpu" if mapped is None else mapped
 
-    def one(parameters: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-        return answer_logits(config, parameters, tokens, answer_positions, mapped=mapped)
+    def one(parameters: Mapping[str, Tensor], tokens: Tensor, ids: Ids) -> Tensor:
+        return answer_logits(config, parameters, tokens, answer_positions, mapped=mapped, ids=ids)
 
+    ids = dict(ids or {})
     if mapped:
-        return torch.vmap(one)(dict(parameters), tokens)
-    members = zip(*(p.unbind() for p in parameters.values()), strict=True)
-    return torch.stack(
-        [one(dict(zip(parameters, m, strict=True)), t) for m, t in zip(members, tokens, strict=True)]
-    )
+        return torch.vmap(one)(dict(parameters), tokens, ids)
+    members = [
+        dict(zip(parameters, m, strict=True))
+        for m in zip(*(p.unbind() for p in parameters.values()), strict=True)
+    ]
+    each_ids = ({name: rows[index] for name, rows in ids.items()} for index in range(len(members)))
+    return torch.stack([one(*each) for each in zip(members, tokens, each_ids, strict=True)])
 
 
 @torch.no_grad()
@@ -77,12 +82,14 @@ def score(
     parameters: Mapping[str, Float[Tensor, "seed ..."]],
     examples: Examples,
     answer_positions: Sequence[int],
+    ids: Ids | None = None,
 ) -> dict[str, Float[Tensor, " seed"]]:
     """Loss (softmax, nats per answer token), token accuracy and exact match of every seed on its own examples."""
     loss, hits = [], []
     for start in range(0, examples.tokens.shape[1], _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        out = logits(config, parameters, examples.tokens[:, part], answer_positions)
+        ids_here = {name: rows[:, part] for name, rows in (ids or {}).items()}
+        out = logits(config, parameters, examples.tokens[:, part], answer_positions, ids=ids_here)
         targets, mask = examples.targets[:, part], examples.mask[:, part]
         loss.append(scoring.total_cross_entropy(out, targets, mask))
         hits.append(scoring.token_hits(out, targets))

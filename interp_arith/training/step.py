@@ -68,7 +68,8 @@ def losses(
 ) -> tuple[Float[Tensor, " seed"], Float[Tensor, " seed"]]:
     """The sum of the loss over a batch, in nats, and the largest absolute logit of every seed."""
     with _precision(config, batch.tokens.device):
-        out = ensemble.logits(config.model, parameters, batch.tokens, answer_positions, mapped)
+        ids = config.model.positions.ids(config.task, batch.tokens, batch.offset)
+        out = ensemble.logits(config.model, parameters, batch.tokens, answer_positions, mapped, ids)
     loss = scoring.total_cross_entropy(out, batch.targets, batch.mask, config.loss)
     return loss, out.detach().abs().amax(dim=(1, 2, 3))
 
@@ -130,8 +131,8 @@ def _gradients(
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     total = batch.mask.sum(dim=(-2, -1))
     parts_of_loss, largest, sums = [], [], None
-    for tokens, targets, mask in zip(*_parts(batch, config.accumulation), strict=True):
-        sum_of_losses, logit = forward(config, leaves, Examples(tokens, targets, mask), answer_positions)
+    for part in _parts(batch, config.accumulation):
+        sum_of_losses, logit = forward(config, leaves, part, answer_positions)
         loss = sum_of_losses / total
         wanted = (loss if scale is None else loss * scale).sum()
         parts = torch.autograd.grad(wanted, list(leaves.values()))
@@ -145,9 +146,9 @@ def _gradients(
     return ensemble.add_up(parts_of_loss), torch.stack(largest).amax(dim=0), gradients
 
 
-def _parts(batch: Examples, n: int) -> tuple[Sequence[Tensor], ...]:
+def _parts(batch: Examples, n: int) -> list[Examples]:
     n = min(n, batch.tokens.shape[1])
-    return tuple(x.tensor_split(n, dim=1) for x in (batch.tokens, batch.targets, batch.mask))
+    return [batch.each(lambda x, part=part: x.tensor_split(n, dim=1)[part]) for part in range(n)]
 
 
 def _precision(config: RunConfig, device: torch.device) -> AbstractContextManager:

@@ -15,7 +15,7 @@ from interp_arith.tasks.base import SampledTask
 from interp_arith.tasks.sampling import Limits
 from interp_arith.training import ensemble, machine
 from interp_arith.training import step as training_step
-from interp_arith.training.batches import Given, make_batches
+from interp_arith.training.batches import Given, make_batches, with_offsets
 from interp_arith.training.checkpoints import check, create
 from interp_arith.training.compiled import Compiled
 from interp_arith.training.config import RunConfig
@@ -153,7 +153,8 @@ class Trainer:
             self._notify(f"resumed from step {start}")
         self._parameters = {name: tensor.to(self._device) for name, tensor in parameters.items()}
         self._state = {name: tensor.to(self._device) for name, tensor in optimizer.items()}
-        self._batches = make_batches([lane.source for lane in self._lanes], self._device)
+        batches = make_batches([lane.source for lane in self._lanes], self._device)
+        self._batches = with_offsets(batches, [lane.config for lane in self._lanes], self._device)
         self._make_update: Update | None = None
         self._forward = None if self._device.type == "cpu" else Compiled(self._notify)
         self._finite = torch.ones(len(self._lanes), dtype=torch.bool, device=self._device)
@@ -298,7 +299,8 @@ class Trainer:
         columns = {} if report is None else report.columns()
         columns["weight_norm"] = ensemble.weight_norm(self._parameters)
         for name, examples in self._evaluation.items() if evaluate else ():
-            scores = ensemble.score(self._config.model, self._parameters, examples, self._positions)
+            ids = self._config.model.positions.ids(self._config.task, examples.tokens)
+            scores = ensemble.score(self._config.model, self._parameters, examples, self._positions, ids)
             columns |= {f"{name}_{what}": values for what, values in scores.items()}
         multiplier = self._config.schedule.multiplier(max(self._step - 1, 0), self._total)
         return {"learning_rate": self._state["learning_rate"] * multiplier} | columns

@@ -4,7 +4,8 @@ import pytest
 import torch
 from oracles import random_weights
 
-from interp_arith.evaluation.decoding import answer_logits, greedy_answers
+from interp_arith.errors import RequestError
+from interp_arith.evaluation.decoding import answer_logits, greedy_answers, greedy_continuation
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.transformer import build_model
 from interp_arith.tasks import Addition, ModularArithmetic, Text
@@ -61,3 +62,10 @@ def test_answer_logits_are_those_at_the_answer_positions():
     assert not logits.requires_grad
     with torch.no_grad():
         torch.testing.assert_close(logits, model(examples.tokens)[:, 5:8])
+
+
+def test_what_does_not_fit_into_the_context_is_refused():
+    task = TASKS[0]
+    with pytest.raises(RequestError, match="6 tokens and 4 new ones need 9 positions, and the model has 8"):
+        greedy_continuation(model_of(task), task, task.tokens(["1+2="]), 4)
+    assert greedy_continuation(model_of(task), task, task.tokens(["1+2="]), 3).shape == (1, 3)

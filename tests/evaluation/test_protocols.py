@@ -96,7 +96,7 @@ def test_plain_results_survive_json():
         Test().evaluate(constant_model(MODULAR, [0.0] * 7), MODULAR, {"test": MODULAR.split("test")}).plain()
     )
     assert json.loads(json.dumps(found)) == found
-    assert set(found) == {"table", "failures"}
+    assert set(found) == {"notes", "table", "failures"}
 
 
 def test_the_table_of_protocols_has_test():

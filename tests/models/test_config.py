@@ -83,7 +83,7 @@ def test_rotary_positions_need_heads_of_even_width():
 def test_an_unknown_position_scheme_names_the_nearest():
     with pytest.raises(RequestError, match=r"no position scheme is called 'rotery'; did you mean rotary\?"):
         ModelConfig(positions={"kind": "rotery"})
-    with pytest.raises(RequestError, match="no kind given; there are: learned, rotary, none"):
+    with pytest.raises(RequestError, match="no kind given; there are: learned, rotary, none, seg"):
         ModelConfig(positions={})
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles import example_model_configs, random_weights
+from oracles import digit_model_configs, example_model_configs, random_weights
 from torch.func import functional_call, grad, vmap
 
 from interp_arith.models import ArithmeticTransformer, build_model
@@ -15,7 +15,8 @@ from interp_arith.tasks.base import SampledTask
 from interp_arith.tasks.scoring import cross_entropy
 from interp_arith.tasks.sources import make_source
 
-CONFIGS = example_model_configs()
+DIGITS = digit_model_configs()
+CONFIGS = example_model_configs() | DIGITS
 TASK = Addition(n_digits=2)
 TOKENS = TASK.examples(["23+45=", "99+1=", "7+8=", "60+6="]).tokens
 
@@ -25,6 +26,16 @@ def double_model(config, task=TASK) -> ArithmeticTransformer:
     model = random_weights(build_model(config, task)).double()
     model.cfg.dtype = torch.float64
     return model
+
+
+def lean_logits(
+    model, tokens, positions=TASK.answer_positions, parameters=None, mapped=False
+) -> torch.Tensor:
+    """What the lean forward pass gives for a hooked model, or for other parameters of it."""
+    parameters = model.trained_parameters() if parameters is None else parameters
+    return answer_logits(
+        model.config, parameters, tokens, positions, mapped=mapped, ids=model.position_ids(tokens)
+    )
 
 
 def scalar(logits: torch.Tensor) -> torch.Tensor:
@@ -37,7 +48,7 @@ def scalar(logits: torch.Tensor) -> torch.Tensor:
 def test_lean_logits_are_the_hooked_ones_at_the_answer_positions(config):
     model = double_model(config)
     hooked = model(TOKENS)[:, list(TASK.answer_positions)]
-    lean = answer_logits(config, model.trained_parameters(), TOKENS, TASK.answer_positions)
+    lean = lean_logits(model, TOKENS)
     assert lean.shape == hooked.shape
     assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
 
@@ -48,9 +59,7 @@ def test_lean_gradients_are_the_hooked_ones(config):
     names, parameters = zip(*model.trained_parameters().items(), strict=True)
     hooked_loss = scalar(model(TOKENS)[:, list(TASK.answer_positions)])
     hooked = torch.autograd.grad(hooked_loss, parameters)
-    lean_loss = scalar(
-        answer_logits(config, dict(zip(names, parameters, strict=True)), TOKENS, TASK.answer_positions)
-    )
+    lean_loss = scalar(lean_logits(model, TOKENS, parameters=dict(zip(names, parameters, strict=True))))
     lean = torch.autograd.grad(lean_loss, parameters)
     largest = max(float(gradient.abs().max()) for gradient in hooked)
     for name, ours, theirs in zip(names, lean, hooked, strict=True):
@@ -66,8 +75,10 @@ def test_stacked_parameters_give_what_each_member_gives_alone(config):
     members = [random_weights(build_model(config, TASK), seed).trained_parameters() for seed in range(3)]
     stacked = {name: torch.stack([member[name].detach() for member in members]) for name in members[0]}
 
+    model = build_model(config, TASK)
+
     def logits(parameters, tokens):
-        return answer_logits(config, parameters, tokens, TASK.answer_positions, mapped=True)
+        return lean_logits(model, tokens, parameters=parameters, mapped=True)
 
     together = vmap(logits, in_dims=(0, None))(stacked, TOKENS)
     each_its_own = vmap(logits)(stacked, torch.stack([TOKENS, TOKENS.flip(0), TOKENS]))
@@ -93,9 +104,8 @@ def test_every_preset_is_lean_to_within_rounding_in_float32(name, mapped):
     model = build_model(config.model, config.task)
     model.initialize(torch.Generator().manual_seed(0))
     names, parameters = zip(*model.trained_parameters().items(), strict=True)
-    lean = answer_logits(
-        config.model, dict(zip(names, parameters, strict=True)), examples.tokens, positions, mapped=mapped
-    )
+    by_name = dict(zip(names, parameters, strict=True))
+    lean = lean_logits(model, examples.tokens, positions, by_name, mapped)
     hooked = model(examples.tokens)[:, list(positions)]
     assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
     losses = (cross_entropy(out, examples.targets, examples.mask) for out in (lean, hooked))
@@ -109,18 +119,19 @@ def test_every_preset_is_lean_to_within_rounding_in_float32(name, mapped):
 
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_every_position_scheme_is_lean_with_one_query_and_with_many(positions):
-    for task in (TASK, ModularArithmetic(p=11)):
-        config = ModelConfig.model_validate(
-            {"positions": {"kind": positions}, "n_layers": 2, "normalization": "layer"}
-        )
+    config = ModelConfig.model_validate(
+        {"positions": {"kind": positions}, "n_layers": 2, "normalization": "layer"}
+    )
+    tasks = (TASK,) if config.positions.reads_digits else (TASK, ModularArithmetic(p=11))
+    for task in tasks:
         model = double_model(config, task)
         tokens = task.examples(["3+5=", "7+8="]).tokens
-        hooked = model(tokens)[:, list(task.answer_positions)]
-        for mapped in (False, True):
-            lean = answer_logits(
-                config, model.trained_parameters(), tokens, task.answer_positions, mapped=mapped
-            )
-            assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
+        hooked = model(tokens)
+        for asking in (task.answer_positions, task.answer_positions[-1:]):
+            for mapped in (False, True):
+                lean = lean_logits(model, tokens, asking, mapped=mapped)
+                expected = hooked[:, list(asking)]
+                assert (lean - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_members_of_an_ensemble_differ():
@@ -156,7 +167,9 @@ def test_one_answer_position_in_the_middle_can_be_read_alone():
     assert torch.allclose(lean, model(TOKENS)[:, 4:5], rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["nanda", "tied-norm-rotary", "deep-gated-mlp", "no-positions"])
+@pytest.mark.parametrize(
+    "name", ["nanda", "tied-norm-rotary", "deep-gated-mlp", "no-positions", "sharper-with-length", *DIGITS]
+)
 def test_the_hooked_model_too_maps_over_stacked_parameters(name):
     config = CONFIGS[name]
     model = build_model(config, TASK)

@@ -17,7 +17,7 @@ TOKENS = TASK.examples(["23+45=", "99+1="]).tokens
 
 
 def test_the_table_of_schemes():
-    assert list(POSITIONS) == ["learned", "rotary", "none"]
+    assert list(POSITIONS) == ["learned", "rotary", "none", "segment-digit", "abacus", "coupled"]
 
 
 def test_learned_positions_are_the_first_rows_of_the_table():

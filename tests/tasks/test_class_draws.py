@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from interp_arith.errors import RequestError
-from interp_arith.tasks import sampling
+from interp_arith.tasks import class_draws
+from interp_arith.tasks.class_draws import draw_cascades, draw_class
 from interp_arith.tasks.columns import classes, complexity_of
 from interp_arith.tasks.digits import numbers_of
-from interp_arith.tasks.sampling import draw_cascades, draw_class, in_split, key
+from interp_arith.tasks.sampling import in_split, key
 
 START = key(3, "test")
 
@@ -142,7 +143,7 @@ def test_every_class_of_one_digit_has_test_questions():
 
 def test_a_search_without_end_is_given_up(monkeypatch):
     # Of 399 columns on top of another, one of 9 stands on a carry in all but 0.955^399 of the questions.
-    monkeypatch.setattr(sampling, "_MOST_ROUNDS", 1)
+    monkeypatch.setattr(class_draws, "_MOST_ROUNDS", 1)
     with pytest.raises(RequestError) as caught:
         draw_class("S1", 1, 400, START)
     assert str(caught.value) == (

@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import torch
 from chaos.small_runs import small_config
-from oracles import example_model_configs
+from oracles import digit_model_configs, example_model_configs
 
 from interp_arith.tasks import Addition
 from interp_arith.tasks.sources import make_source
 from interp_arith.training import ensemble, step
-from interp_arith.training.batches import make_batches
+from interp_arith.training.batches import make_batches, with_offsets
 from interp_arith.training.compiled import Compiled
 from interp_arith.training.lanes import fresh_weights
 
@@ -21,7 +21,8 @@ def of_two_seeds(config):
     """Parameters, and a batch."""
     configs = [config.with_seed(seed) for seed in (0, 1)]
     sources = [make_source(c.task, c.batch_size, c.seed) for c in configs]
-    batches = make_batches(sources, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    batches = with_offsets(make_batches(sources, cpu), configs, cpu)
     return ensemble.stack([fresh_weights(c) for c in configs]), batches.batch(batches.given(0, None), 0)
 
 
@@ -35,10 +36,17 @@ def with_gradients(forward, config):
 @pytest.mark.filterwarnings(
     "ignore:.*should not be instantiated:DeprecationWarning"
 )  # of Dynamo, tracing the loss
-@pytest.mark.parametrize("model", ["nanda", "swiglu-rms"])
-@pytest.mark.parametrize("task", [{}, {"task": ADDER}], ids=["modular", "addition"])
+@pytest.mark.parametrize(
+    ("model", "task"),
+    [
+        *((model, task) for model in ("nanda", "swiglu-rms") for task in ("modular", "addition")),
+        ("sharper-with-length", "addition"),
+        *((model, "addition") for model in ("segment-digit", "abacus", "coupled")),
+    ],
+)
 def test_as_on_a_gpu_it_traces_without_a_break_and_is_the_same(model, task):
-    config = small_config(model=example_model_configs()[model], **task)
+    models = example_model_configs() | digit_model_configs()
+    config = small_config(model=models[model], **({"task": ADDER} if task == "addition" else {}))
     mapped = partial(step.losses, mapped=True)
     torch._dynamo.reset()
     compiled = torch.compile(mapped, fullgraph=True, backend="aot_eager")

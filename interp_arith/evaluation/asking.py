@@ -1,0 +1,174 @@
+"""Adders are asked and their answers counted; knows no protocol.
+
+A question is right when every token of its answer is; after worked steps, when the answer that follows them is.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp_arith.errors import RequestError
+from interp_arith.evaluation.base import MOST_FAILURES, Evaluation
+from interp_arith.evaluation.decoding import greedy_continuation
+from interp_arith.models.transformer import ArithmeticTransformer
+from interp_arith.tasks.addition import Addition
+from interp_arith.tasks.base import Task
+
+_MOST_DRAWS = 16
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions with what a model wrote.
+
+    Attributes:
+        task: whose questions.
+        drawn: their digits, as `task.sample` gives them.
+        written: the answer tokens.
+        right: which are right.
+    """
+
+    task: Addition
+    drawn: Int[Tensor, "batch operand column"]
+    written: Int[Tensor, "batch answer"]
+    right: Bool[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        return len(self.right)
+
+    def rows(self, index: Bool[Tensor, " batch"] | Int[Tensor, " rows"]) -> "Asked":
+        """Some of the questions."""
+        return Asked(self.task, self.drawn[index], self.written[index], self.right[index])
+
+    def failures(self, name: str, most: int) -> list[dict[str, str]]:
+        """The first wrong answers: set, question, right, given."""
+        wrong = self.rows((~self.right).nonzero()[:most, 0])
+        if not len(wrong):
+            return []
+        questions = self.task.questions(wrong.drawn)
+        columns = (
+            self.task.text(questions),
+            self.task.answer(questions),
+            self.task.read_answer(wrong.written),
+        )
+        return [
+            {"set": name, "question": question, "right": str(right), "given": given}
+            for question, right, given in zip(*columns, strict=True)
+        ]
+
+
+class Tally:
+    """Right and wrong answers by set, and the first failures of each.
+
+    Args:
+        sets: names that are shown even if nothing is asked; others follow as they come.
+    """
+
+    def __init__(self, sets: Iterable[str] = ()) -> None:
+        self._counts: dict[str, tuple[int, int]] = dict.fromkeys(sets, (0, 0))
+        self._failures: dict[str, list[dict[str, str]]] = {name: [] for name in self._counts}
+
+    def add(self, name: str, asked: Asked) -> None:
+        """More questions of a set."""
+        questions, wrong = self._counts.get(name, (0, 0))
+        self._counts[name] = questions + len(asked), wrong + int((~asked.right).sum())
+        kept = self._failures.setdefault(name, [])
+        kept += asked.failures(name, MOST_FAILURES - len(kept))
+
+    def total(self, name: str) -> None:
+        """A set of all that was asked so far."""
+        questions, wrong = zip(*self._counts.values(), strict=True)
+        self._counts[name] = sum(questions), sum(wrong)
+
+    def evaluation(self, notes: Sequence[str] = ()) -> Evaluation:
+        """The table, a row a set, and the failures."""
+        rows = [
+            {
+                "set": name,
+                "questions": questions,
+                "right": questions - wrong,
+                "wrong": wrong,
+                "exact_match": (questions - wrong) / questions if questions else float("nan"),
+            }
+            for name, (questions, wrong) in self._counts.items()
+        ]
+        failures = [failure for kept in self._failures.values() for failure in kept]
+        return Evaluation(pd.DataFrame(rows), failures, tuple(notes))
+
+
+def adder(task: Task, protocol: str) -> Addition:
+    """The task, if it is one of whole numbers.
+
+    Raises:
+        RequestError: it is not.
+    """
+    if not isinstance(task, Addition):
+        raise RequestError(
+            f"protocol {protocol} asks for sums of whole numbers, and the run's task is {task.kind}; take test"
+        )
+    return task
+
+
+def with_digits(model: ArithmeticTransformer, task: Addition, n_digits: int) -> Addition:
+    """The same task with longer operands.
+
+    Raises:
+        RequestError: the model has no positions for them.
+    """
+    longest = longest_operands(model, task, n_digits)
+    if longest < n_digits:
+        raise RequestError(
+            f"operands of {n_digits} digits: the model has positions for {longest}; "
+            f"train with task.n_digits = {n_digits}, or with a larger model.n_ctx"
+        )
+    return task if n_digits <= task.n_digits else task.model_copy(update={"n_digits": n_digits})
+
+
+def longest_operands(model: ArithmeticTransformer, task: Addition, most: int) -> int:
+    """How many digits operands may have for their question and answer to fit, `most` at the most."""
+    places = model.config.positions.most_places
+
+    def fits(longer: Addition) -> bool:
+        has_places = places is None or max(longer.number_lengths) <= places
+        return has_places and longer.n_ctx <= model.cfg.n_ctx
+
+    longer = (n for n in range(task.n_digits + 1, most + 1) if fits(task.model_copy(update={"n_digits": n})))
+    return max(longer, default=min(task.n_digits, most))
+
+
+def ask(model: ArithmeticTransformer, task: Addition, drawn: Int[Tensor, "batch operand column"]) -> Asked:
+    """What the model answers, greedily, and whether it is right; what training masks counts too."""
+    whole = task.model_copy(update={"mask_first_n": 0, "supervision": "none"})
+    examples = whole.encode(drawn)
+    prompts, targets = examples.tokens[:, : task.answer_positions[0] + 1], examples.targets.cpu()
+    written = greedy_continuation(model, whole, prompts, targets.shape[1])
+    right = ((written == targets) | ~examples.mask.cpu()).all(dim=-1)
+    if task.scratchpad:
+        unsure = ~right
+        given, wanted = (whole.read_answer(tokens[unsure]) for tokens in (written, targets))
+        right[unsure] = torch.tensor([a == b for a, b in zip(given, wanted, strict=True)], dtype=torch.bool)
+    return Asked(task, drawn.cpu(), written, right)
+
+
+def distinct(
+    draw: Callable[[int], Int[Tensor, "batch operand column"]], n: int
+) -> Int[Tensor, "batch operand column"]:
+    """The first n different questions of draws 0, 1, 2, …; fewer where 16 draws hold no more.
+
+    Args:
+        draw: the questions of a numbered draw; all of one width.
+        n: how many are wanted.
+    """
+    found = draw(0)[:0]
+    for number in range(_MOST_DRAWS):
+        found = torch.cat([found, draw(number)])
+        first = np.unique(found.flatten(1).numpy(), axis=0, return_index=True)[1]
+        found = found[torch.from_numpy(np.sort(first))]
+        if len(found) >= n:
+            break
+    return found[:n]

@@ -1,0 +1,134 @@
+"""Questions of one complexity class, or with a cascade of one length; drawn by the numbers of `sampling`.
+
+It waits for the device: for evaluation, not for the training step.
+"""
+
+from collections.abc import Callable
+from itertools import count
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp_arith.errors import RequestError, unknown
+from interp_arith.tasks.columns import CLASSES, classes, complexity_of, longest_cascade
+from interp_arith.tasks.digits import subtract
+from interp_arith.tasks.sampling import below, in_split, later, random_integers
+
+_MOST_ROUNDS = 100
+_MOST_DRAWN = 100_000  # at once
+
+
+def draw_class(
+    name: str, n: int, n_digits: int, key: Int[Tensor, ""], held_out: bool = False
+) -> Int[Tensor, "batch 2 column"]:
+    """Questions of one complexity class (see `columns.complexity_of`).
+
+    Those without a cascade are uniform. A cascade is planted at a uniform place, and all else is uniform; whatever
+    turns out to be of another class is drawn again. Those of M and N are to be subtracted.
+
+    Args:
+        name: of the class.
+        n: how many questions.
+        n_digits: columns that they have.
+        key: of the draws, on the device that draws them.
+        held_out: keep test questions alone.
+
+    Raises:
+        RequestError: no question of so many digits is of that class, or they are too rare to be found.
+    """
+    if name not in CLASSES:
+        raise unknown("complexity class", name, CLASSES)
+    if name not in (possible := classes(n_digits, "mixed")):
+        least = next(width for width in count(1) if name in classes(width, "mixed"))
+        raise RequestError(
+            f"class {name} needs {least} digits; questions of {n_digits} are {', '.join(possible)}"
+        )
+    kind, level = name[0], int(name[1])
+
+    def draw(n: int, key: Int[Tensor, ""]) -> Int[Tensor, "batch 2 column"]:
+        if level == 0:
+            return _as_difference(_without_carries(n, n_digits, key), kind)
+        return _as_difference(_with_cascade(level - 1, n, n_digits, key), kind)
+
+    def keeps(digits: Int[Tensor, "batch 2 column"]) -> Bool[Tensor, " batch"]:
+        subtracts = torch.full(digits.shape[:1], kind != "S", device=digits.device)
+        return torch.from_numpy(complexity_of(digits, subtracts) == name).to(digits.device)
+
+    return _first(n, draw, keeps, key, held_out, f"of class {name}")
+
+
+def draw_cascades(
+    length: int, n: int, n_digits: int, key: Int[Tensor, ""], held_out: bool = False
+) -> Int[Tensor, "batch 2 column"]:
+    """Sums whose longest cascade is exactly so many columns of 9 directly above one that generates a carry.
+
+    It is planted at a uniform place, and all else is uniform; a question with a longer one is drawn again.
+    See `draw_class` for the other arguments.
+
+    Raises:
+        RequestError: there is no room for the cascade, or such questions are too rare to be found.
+    """
+    if not 1 <= length < n_digits:
+        raise RequestError(
+            f"cascade of length {length}: must be from 1 to {n_digits - 1} in numbers of {n_digits} digits"
+        )
+    return _first(
+        n,
+        lambda n, key: _with_cascade(length, n, n_digits, key),
+        lambda digits: longest_cascade(digits) == length,
+        key,
+        held_out,
+        f"with a cascade of length {length}",
+    )
+
+
+def _first(
+    n: int,
+    draw: Callable[[int, Int[Tensor, ""]], Int[Tensor, "batch 2 column"]],
+    keeps: Callable[[Int[Tensor, "batch 2 column"]], Bool[Tensor, " batch"]],
+    key: Int[Tensor, ""],
+    held_out: bool,
+    which: str,
+) -> Int[Tensor, "batch 2 column"]:
+    """The first n questions that are kept of ever more that are drawn."""
+    size = min(max(4 * n, 1000) * (20 if held_out else 1), _MOST_DRAWN)
+    kept, moment = draw(0, key), 0
+    while len(kept) < n:
+        if moment == _MOST_ROUNDS and not len(kept):
+            raise RequestError(
+                f"no question {which} is among {moment * size:,} drawn with n_digits = {kept.shape[-1]}; "
+                "choose fewer digits"
+            )
+        drawn = draw(size, later(key, moment))
+        drawn = drawn[keeps(drawn)]
+        kept = torch.cat([kept, drawn[in_split(drawn, "test")] if held_out else drawn])
+        moment += 1
+    return kept[:n]
+
+
+def _without_carries(n: int, n_digits: int, key: Int[Tensor, ""]) -> Int[Tensor, "batch 2 column"]:
+    """Uniform among sums in which no column generates a carry."""
+    pairs = torch.tensor([(x, y) for x in range(10) for y in range(10 - x)], device=key.device)
+    numbers = random_integers(key, n * n_digits).unflatten(-1, (n, n_digits))
+    return pairs[below(len(pairs), numbers, 0)].mT
+
+
+def _with_cascade(length: int, n: int, n_digits: int, key: Int[Tensor, ""]) -> Int[Tensor, "batch 2 column"]:
+    """Uniform sums, but with so many columns of 9 planted directly above a column at a uniform place."""
+    numbers = random_integers(key, n * (n_digits + 1)).unflatten(-1, (n, n_digits + 1))
+    columns, question = numbers[:, :-1], numbers[:, -1:]
+    x, y = below(10, columns, 0), below(10, columns, 1)
+    above = torch.arange(n_digits, device=key.device) - below(n_digits - length, question, 0)
+    return torch.stack([x, torch.where((above >= 1) & (above <= length), 9 - x, y)], dim=1)
+
+
+def _as_difference(digits: Int[Tensor, "batch 2 column"], kind: str) -> Int[Tensor, "batch 2 column"]:
+    """Sums as they are for S, else differences with 9 − x for x, so that a carry becomes a borrow.
+
+    The larger number comes first for M, the smaller for N.
+    """
+    if kind == "S":
+        return digits
+    found = subtract(torch.stack([9 - digits[:, 0], digits[:, 1]], dim=1))
+    return torch.stack([found.larger, found.smaller] if kind == "M" else [found.smaller, found.larger], dim=1)
