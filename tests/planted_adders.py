@@ -6,9 +6,11 @@ from interp_arith.models.config import ModelConfig
 from interp_arith.models.transformer import build_model
 
 
-def small_model(task, n_ctx=None):
+def small_model(task, n_ctx=None, **positions):
     """Any model of the task: what it would write is replaced."""
-    return build_model(ModelConfig(d_model=4, n_heads=1, d_mlp=4, n_ctx=n_ctx), task).eval()
+    fields = {"d_model": 4, "n_heads": 1, "d_mlp": 4, "n_ctx": n_ctx}
+    scheme = {"kind": "learned"} | positions
+    return build_model(ModelConfig.model_validate({**fields, "positions": scheme}), task).eval()
 
 
 class Writer:

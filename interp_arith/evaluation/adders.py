@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp_arith.errors import RequestError
-from interp_arith.evaluation.asking import Asked, Tally, adder, ask, distinct, longest_operands, with_digits
+from interp_arith.evaluation.asking import Asked, Tally, adder, ask, longest_operands, with_digits
 from interp_arith.evaluation.base import Evaluation, Progress, Protocol, Sets, in_silence
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.class_draws import draw_cascades, draw_class
 from interp_arith.tasks.columns import classes, complexity_of
+from interp_arith.tasks.lengths import distinct, of_length
 from interp_arith.tasks.sampling import Limits, draw_test_numbers, key, later, ten_digit_pairs
 
 _AT_ONCE = 8192  # long questions that are drawn together
@@ -135,8 +136,8 @@ class LengthGrid(Protocol):
         tally = Tally()
         for length in range(1, longest + 1):
             asked_task = with_digits(model, task, length)
-            draw = partial(self._draw, asked_task, length, start)
-            tally.add(f"length_{length}", ask(model, asked_task, distinct(draw, self.questions)))
+            drawn = of_length(asked_task, "test", length, self.questions, later(start, _APART * length))
+            tally.add(f"length_{length}", ask(model, asked_task, drawn))
             progress(length, longest)
         notes = []
         if longest < wanted:
@@ -145,15 +146,6 @@ class LengthGrid(Protocol):
                 f"twice the longest of training would be {wanted}"
             )
         return tally.evaluation(notes)
-
-    def _draw(
-        self, task: Addition, length: int, start: Int[Tensor, ""], number: int
-    ) -> Int[Tensor, "batch operand column"]:
-        """Test questions whose numbers are all of that length."""
-        limits = Limits(length, length, 0.0)
-        drawn = task.sample("test", 2 * self.questions, later(start, _APART * length + number), limits)
-        is_long = (drawn[:, : task.operands, length - 1] > 0).all(dim=1)
-        return drawn if length == 1 else drawn[is_long]
 
 
 class Complexity(Protocol):

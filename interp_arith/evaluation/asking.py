@@ -3,10 +3,10 @@
 A question is right when every token of its answer is; after worked steps, when the answer that follows them is.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Int
@@ -18,8 +18,6 @@ from interp_arith.evaluation.decoding import greedy_continuation
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
-
-_MOST_DRAWS = 16
 
 
 @dataclass(frozen=True)
@@ -122,22 +120,18 @@ def with_digits(model: ArithmeticTransformer, task: Addition, n_digits: int) -> 
     """
     longest = longest_operands(model, task, n_digits)
     if longest < n_digits:
+        larger = "model.n_ctx" if model.config.positions.ends_with_context else "positions.max_place"
         raise RequestError(
             f"operands of {n_digits} digits: the model has positions for {longest}; "
-            f"train with task.n_digits = {n_digits}, or with a larger model.n_ctx"
+            f"train with task.n_digits = {n_digits}, or with a larger {larger}"
         )
-    return task if n_digits <= task.n_digits else task.model_copy(update={"n_digits": n_digits})
+    return task.with_digits(n_digits)
 
 
 def longest_operands(model: ArithmeticTransformer, task: Addition, most: int) -> int:
     """How many digits operands may have for their question and answer to fit, `most` at the most."""
-    places = model.config.positions.most_places
-
-    def fits(longer: Addition) -> bool:
-        has_places = places is None or max(longer.number_lengths) <= places
-        return has_places and longer.n_ctx <= model.cfg.n_ctx
-
-    longer = (n for n in range(task.n_digits + 1, most + 1) if fits(task.model_copy(update={"n_digits": n})))
+    fits = partial(model.config.has_positions_for, n_ctx=model.cfg.n_ctx)
+    longer = (n for n in range(task.n_digits + 1, most + 1) if fits(task.with_digits(n)))
     return max(longer, default=min(task.n_digits, most))
 
 
@@ -153,22 +147,3 @@ def ask(model: ArithmeticTransformer, task: Addition, drawn: Int[Tensor, "batch 
         given, wanted = (whole.read_answer(tokens[unsure]) for tokens in (written, targets))
         right[unsure] = torch.tensor([a == b for a, b in zip(given, wanted, strict=True)], dtype=torch.bool)
     return Asked(task, drawn.cpu(), written, right)
-
-
-def distinct(
-    draw: Callable[[int], Int[Tensor, "batch operand column"]], n: int
-) -> Int[Tensor, "batch operand column"]:
-    """The first n different questions of draws 0, 1, 2, …; fewer where 16 draws hold no more.
-
-    Args:
-        draw: the questions of a numbered draw; all of one width.
-        n: how many are wanted.
-    """
-    found = draw(0)[:0]
-    for number in range(_MOST_DRAWS):
-        found = torch.cat([found, draw(number)])
-        first = np.unique(found.flatten(1).numpy(), axis=0, return_index=True)[1]
-        found = found[torch.from_numpy(np.sort(first))]
-        if len(found) >= n:
-            break
-    return found[:n]

@@ -35,9 +35,10 @@ def greedy_continuation(
     """The tokens that the model writes after prompts of the task; without hooks, as `greedy_answers`.
 
     Raises:
-        RequestError: they do not fit into the model's context.
+        RequestError: they do not fit into the model's context, beyond which it has no positions.
     """
-    if prompts.shape[1] + new - 1 > model.cfg.n_ctx:
+    ends = model.config.positions.ends_with_context
+    if ends and prompts.shape[1] + new - 1 > model.cfg.n_ctx:
         raise RequestError(
             f"{prompts.shape[1]} tokens and {new} new ones need {prompts.shape[1] + new - 1} positions, and the "
             f"model has {model.cfg.n_ctx}; ask shorter questions"

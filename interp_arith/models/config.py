@@ -10,6 +10,7 @@ from interp_arith.errors import RequestError
 from interp_arith.models.position_scheme import PositionScheme
 from interp_arith.models.positions import POSITIONS, Learned
 from interp_arith.registry import Choice
+from interp_arith.tasks.base import Task
 
 
 class ModelConfig(Choice):
@@ -86,6 +87,16 @@ class ModelConfig(Choice):
     def init_std(self) -> float:
         """Standard deviation of the initial weights."""
         return self.init_scale / math.sqrt(self.d_model)
+
+    def has_positions_for(self, task: Task, n_ctx: int) -> bool:
+        """Whether a model of that context can read a task, which may be longer than its own.
+
+        Only a trained table of positions ends with the context; where positions follow digits, it is rows for places
+        that may run out.
+        """
+        places = self.positions.most_places
+        has_places = places is None or max(task.number_lengths) <= places
+        return has_places and (task.n_ctx <= n_ctx or not self.positions.ends_with_context)
 
     def hooked(self, d_vocab: int, d_vocab_out: int, n_ctx: int) -> HookedTransformerConfig:
         """The TransformerLens config. It carries no seed: TransformerLens would reseed every library globally."""

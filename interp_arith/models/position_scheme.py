@@ -29,6 +29,8 @@ class PositionScheme(Choice, ABC):
     kind: str
     reads_digits: ClassVar[bool] = False
     """Whether what is added follows the digits of the question, and not the position alone."""
+    ends_with_context: ClassVar[bool] = False
+    """Whether there are parameters for as many positions as the context has, and nothing beyond it."""
 
     def objection(self, d_head: int) -> str | None:
         """Why this scheme does not fit heads of that width, if it does not."""

@@ -1,7 +1,7 @@
 """Position schemes: how a model knows where a token stands. Both forward passes use them."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -19,6 +19,7 @@ class Learned(PositionScheme):
     """A trained vector for every position."""
 
     kind: Literal["learned"] = "learned"
+    ends_with_context: ClassVar[bool] = True
 
     def hooked_arguments(self, d_head: int) -> dict[str, Any]:
         """The standard table."""

@@ -59,6 +59,12 @@ class Addition(SampledTask):
     """Training questions uniform over lengths, or over values, so that nearly all are long."""
     carry_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the training questions with long carries: each column propagates with probability 0.6."""
+    val_step: int | None = Field(default=None, ge=1)
+    """Every evaluation also asks questions of val_step digits, of 2 · val_step and so on: the validation grid."""
+    val_max_digits: int | None = Field(default=None, ge=1, le=100)
+    """How far the grid goes; to n_digits unless given, or beyond where positions go on."""
+    val_grid_questions: int = Field(default=200, ge=1)
+    """Of each length of the grid, all different; fewer where the split has fewer."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -73,6 +79,15 @@ class Addition(SampledTask):
         if self.supervision != "none" and not self.scratchpad:
             raise RequestError(
                 f"supervision = {self.supervision} without scratchpad: there are no steps; set scratchpad to True"
+            )
+        if self.val_max_digits is not None and self.val_step is None:
+            raise RequestError(
+                f"val_max_digits = {self.val_max_digits} without val_step: there is no grid of lengths; set val_step"
+            )
+        if self.val_step is not None and not self.val_lengths:
+            raise RequestError(
+                f"val_step = {self.val_step} is beyond the longest numbers that are asked for; "
+                f"allowed: 1 to {self.val_max_digits or self.n_digits}"
             )
         width = self.spelling.target_width
         if self.mask_first_n >= width:
@@ -113,6 +128,17 @@ class Addition(SampledTask):
     def limits(self) -> Limits:
         """Every length, and the task's share of carries."""
         return Limits(1, self.n_digits, self.carry_share)
+
+    @property
+    def val_lengths(self) -> tuple[int, ...]:
+        """Operand lengths of the validation grid."""
+        if self.val_step is None:
+            return ()
+        return tuple(range(self.val_step, (self.val_max_digits or self.n_digits) + 1, self.val_step))
+
+    def with_digits(self, n_digits: int) -> "Addition":
+        """The same task; with longer operands, where its own are shorter."""
+        return self if n_digits <= self.n_digits else self.model_copy(update={"n_digits": n_digits})
 
     @property
     def _row_width(self) -> int:

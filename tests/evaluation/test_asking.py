@@ -1,11 +1,10 @@
 """What counts as right, which questions differ, and how long they may be."""
 
 import pytest
-import torch
 from planted_adders import Writer, small_model
 
 from interp_arith.errors import RequestError
-from interp_arith.evaluation.asking import Tally, adder, ask, distinct, longest_operands, with_digits
+from interp_arith.evaluation.asking import Tally, adder, ask, longest_operands, with_digits
 from interp_arith.tasks import Addition, ModularArithmetic
 
 
@@ -76,20 +75,34 @@ def test_failures_are_cut_by_set_and_all_are_counted(monkeypatch):
     assert found.notes == ("noted",)
 
 
-def test_distinct_questions_are_the_first_of_each():
-    draws = [torch.tensor([3, 1, 3, 2]), torch.tensor([2, 5, 1, 4]), *[torch.tensor([6])] * 30]
-    questions = distinct(lambda number: draws[number].reshape(-1, 1, 1), 5)
-    assert questions.flatten().tolist() == [3, 1, 2, 5, 4]
-
-
-def test_where_there_are_fewer_distinct_gives_what_there_is():
-    assert distinct(lambda number: torch.tensor([[[number % 3]]]), 5).flatten().tolist() == [0, 1, 2]
-
-
 @pytest.mark.parametrize(("n_ctx", "longest"), [(None, 4), (16, 4), (17, 5), (19, 5), (20, 6), (99, 6)])
 def test_operands_are_as_long_as_positions_permit(n_ctx, longest):
     task = Addition(n_digits=4)  # of n digits, 3n + 2 positions
     assert longest_operands(small_model(task, n_ctx), task, 6) == longest
+
+
+@pytest.mark.parametrize("kind", ["rotary", "none", "segment-digit", "abacus", "coupled"])
+def test_only_learned_positions_end_with_the_context(kind):
+    task = Addition(n_digits=4)
+    assert longest_operands(small_model(task, kind=kind), task, 8) == 8
+    assert longest_operands(small_model(task, kind="learned"), task, 8) == 4
+
+
+@pytest.mark.parametrize(("max_place", "longest"), [(5, 4), (6, 5), (8, 7), (9, 8), (30, 8)])
+def test_numbers_are_as_long_as_there_are_places(max_place, longest):
+    task = Addition(n_digits=4)  # of n digits, an answer of n + 1
+    model = small_model(task, kind="segment-digit", max_place=max_place)
+    assert longest_operands(model, task, 8) == longest
+
+
+def test_too_few_places_are_said():
+    task = Addition(n_digits=4)
+    with pytest.raises(RequestError) as raised:
+        with_digits(small_model(task, kind="abacus", max_place=6), task, 9)
+    assert str(raised.value) == (
+        "operands of 9 digits: the model has positions for 5; train with task.n_digits = 9, "
+        "or with a larger positions.max_place"
+    )
 
 
 def test_a_longer_question_is_of_the_same_task():

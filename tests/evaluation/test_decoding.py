@@ -9,6 +9,7 @@ from interp_arith.evaluation.decoding import answer_logits, greedy_answers, gree
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.transformer import build_model
 from interp_arith.tasks import Addition, ModularArithmetic, Text
+from interp_arith.tasks.sources import split_questions
 
 TASKS = [
     Addition(n_digits=2, val_questions=0, test_questions=7),
@@ -69,3 +70,23 @@ def test_what_does_not_fit_into_the_context_is_refused():
     with pytest.raises(RequestError, match="6 tokens and 4 new ones need 9 positions, and the model has 8"):
         greedy_continuation(model_of(task), task, task.tokens(["1+2="]), 4)
     assert greedy_continuation(model_of(task), task, task.tokens(["1+2="]), 3).shape == (1, 3)
+
+
+@pytest.mark.parametrize("kind", ["rotary", "none", "segment-digit", "abacus", "coupled"])
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_without_a_table_of_positions_longer_questions_are_read_as_with_a_larger_context(kind, n_layers):
+    short, long = Addition(n_digits=3), Addition(n_digits=7)
+    fields = {"d_model": 16, "n_heads": 2, "d_mlp": 12, "n_layers": n_layers, "positions": {"kind": kind}}
+    config = ModelConfig.model_validate(fields)
+    model = random_weights(build_model(config, short), seed=4).double().eval()
+    larger = build_model(config.model_copy(update={"n_ctx": long.n_ctx}), short).double().eval()
+    model.cfg.dtype = larger.cfg.dtype = torch.float64
+    with torch.no_grad():
+        for name, parameter in model.trained_parameters().items():
+            parameter.mul_(3 if ".W_" in name else 1)
+            larger.trained_parameters()[name].copy_(parameter)
+    prompts = long.tokens(split_questions(long, "test", 30))
+    assert prompts.shape[1] > model.cfg.n_ctx
+    written = greedy_continuation(model, long, prompts, 8)
+    assert torch.equal(written, larger.generate(prompts, 8, temperature=0)[:, -8:])
+    assert len(written.unique(dim=0)) > 1
