@@ -71,3 +71,51 @@ def test_phases_that_make_no_sense_are_refused(fields, message):
 def test_an_unknown_curriculum_is_answered_with_the_nearest():
     with pytest.raises(RequestError, match=r"no curriculum is called 'phase'; did you mean phases"):
         CURRICULA.make("phase")
+
+
+@pytest.mark.parametrize("curriculum", CURRICULA)
+def test_the_carry_heavy_share_falls_in_ten_equal_steps_whatever_the_lengths(curriculum):
+    plain, fading = CURRICULA.make(curriculum), CURRICULA.make(curriculum, carries_end=0.5)
+    limits = [fading.limits(step, 200, 5, WIDEST) for step in range(200)]
+    shares = [each.carry_share for each in limits]
+    assert shares == pytest.approx([0.3 * max(10 - step // 10, 0) / 10 for step in range(200)])
+    assert len(set(shares)) == 11
+    assert shares[99] > shares[100] == 0
+    lengths = [(each.min_digits, each.max_digits) for each in limits]
+    assert lengths == [
+        (each.min_digits, each.max_digits)
+        for each in (plain.limits(step, 200, 5, WIDEST) for step in range(200))
+    ]
+
+
+@pytest.mark.parametrize("carries_end", [0.1, 0.29, 0.7, 1.0])
+@pytest.mark.parametrize("total", [100, 1000])
+def test_no_carries_are_drawn_on_purpose_from_the_share_of_the_run_that_is_given(carries_end, total):
+    fading, end = Everything(carries_end=carries_end), round(carries_end * total)
+    assert fading.limits(0, total, None, WIDEST) == WIDEST
+    assert fading.limits(end - 1, total, None, WIDEST).carry_share > 0
+    assert fading.limits(end, total, None, WIDEST).carry_share == 0
+
+
+@pytest.mark.parametrize("carries_end", [0.0, -0.5, 1.5])
+def test_carries_end_within_the_run(carries_end):
+    with pytest.raises(RequestError, match="everything: carries_end = "):
+        Everything(carries_end=carries_end)
+
+
+def test_a_run_must_reach_the_longest_numbers():
+    growing = GrowDigits(start=2, epochs_per_digit=2)  # 8 more digits, of 20 steps each
+    growing.check(161, 10, WIDEST)
+    with pytest.raises(RequestError) as raised:
+        growing.check(160, 10, WIDEST)
+    assert str(raised.value) == (
+        "curriculum grow-digits: the last of 160 steps draws numbers of at most 9 digits, and the task asks for 10; "
+        "give a larger budget, or set task.n_digits to 9"
+    )
+
+
+@pytest.mark.parametrize("total", [2, 10, 1000])
+def test_phases_and_everything_reach_them(total):
+    for curriculum in (Everything(), Phases(), Everything(carries_end=0.2)):
+        curriculum.check(total, None, WIDEST)
+        assert curriculum.limits(total - 1, total, None, WIDEST).max_digits == 10
