@@ -21,10 +21,10 @@ from interp_arith.run import load_run
 from interp_arith.storage import RunDirectory
 from interp_arith.sweep_results import SweepFolder, results_table
 from interp_arith.tasks.sources import make_source
-from interp_arith.training.checkpoints import Keeper, check
+from interp_arith.training.checkpoints import check
 from interp_arith.training.config import RunConfig
-from interp_arith.training.lanes import Lane, check_metrics
 from interp_arith.training.machine import pick_device
+from interp_arith.training.measuring import check_metrics
 from interp_arith.training.signals import StopRequest, stop_requests
 from interp_arith.workers import Job, Outcome, cluster_size, ray_cluster, run_locally, run_on_ray
 
@@ -179,8 +179,8 @@ def _check_runs(swept: Sequence[SweptRun], folder: Path) -> None:
     for name, config in {s.config.name: s.config for s in swept}.items():
         try:
             source = make_source(config.task, config.batch_size, config.seed, config.data_dir)
-            check_metrics(Lane(Keeper(config, RunDirectory(folder / config.run_name)), source))
-            config.budget.total_steps(source.steps_per_epoch)
+            check_metrics(config, source)
+            config.total_steps(source.steps_per_epoch)
             if config.stack_key() not in built:
                 build_model(config.model, config.task)
                 live_measures(config)

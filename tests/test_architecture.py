@@ -14,14 +14,14 @@ MOST_LINES = 400
 LAYERS = """
     errors shapes registry files storage
     tasks.digits tasks.columns tasks.sampling tasks.class_draws tasks.tokenizer tasks.base tasks.pairs
-    tasks.modular tasks.permutations tasks.layout tasks.scratchpad tasks.spelling tasks.addition tasks.text
-    tasks tasks.sources tasks.scoring
+    tasks.modular tasks.permutations tasks.layout tasks.scratchpad tasks.spelling tasks.addition tasks.lengths
+    tasks.text tasks tasks.sources tasks.scoring
     models.position_scheme models.digit_positions models.positions models.config models.attention
     models.transformer models.imported models.lookup models.lean models.cached
     models
     training.optimizers training.schedules training.curricula training.config training.machine
     training.ensemble training.batches training.step training.compiled training.recorded training.checkpoints
-    training.lanes training.writer training.signals training.sinks training.trainer training
+    training.measuring training.lanes training.writer training.signals training.sinks training.trainer training
     presets
     evaluation.decoding evaluation.base evaluation.asking evaluation.adders evaluation.protocols evaluation
     interp.base interp.phases interp.bootstrap interp.forward interp.answers interp.cyclic interp.fourier

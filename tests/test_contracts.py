@@ -15,16 +15,15 @@ from interp_arith.models.lean import answer_logits
 from interp_arith.models.positions import POSITIONS
 from interp_arith.models.transformer import build_model
 from interp_arith.presets import PRESETS
-from interp_arith.storage import RunDirectory
 from interp_arith.tasks import TASKS, Addition, ModularArithmetic, PermutationComposition, Text
 from interp_arith.tasks.base import SampledTask
 from interp_arith.tasks.sampling import SPLITS, key
 from interp_arith.tasks.sources import make_source, split_questions
 from interp_arith.training import ensemble, step
-from interp_arith.training.checkpoints import Keeper
 from interp_arith.training.config import RunConfig
 from interp_arith.training.curricula import CURRICULA
-from interp_arith.training.lanes import Lane, check_metrics, fresh_weights
+from interp_arith.training.lanes import fresh_weights
+from interp_arith.training.measuring import check_metrics
 from interp_arith.training.optimizers import OPTIMIZERS
 from interp_arith.training.schedules import SCHEDULES
 
@@ -183,12 +182,12 @@ class TestEveryPreset:
         (tmp_path / "config.yaml").write_text(dump_yaml(config.plain()), encoding="utf-8")
         assert RunConfig.model_validate(read_yaml(tmp_path / "config.yaml")) == config
 
-    def test_its_task_fits_its_model_and_its_metrics_are_measured(self, name, tmp_path):
+    def test_its_task_fits_its_model_and_its_metrics_are_measured(self, name):
         config = PRESETS[name].config
         assert build_model(config.model, config.task).cfg.n_ctx >= config.task.n_ctx
         source = make_source(config.task, config.batch_size, config.seed)
-        check_metrics(Lane(Keeper(config, RunDirectory(tmp_path)), source))
-        assert config.budget.total_steps(source.steps_per_epoch) >= 1
+        check_metrics(config, source)
+        assert config.total_steps(source.steps_per_epoch) >= 1
 
     def test_a_training_step_lowers_the_loss_of_its_batch(self, name):
         config = PRESETS[name].config

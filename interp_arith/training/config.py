@@ -10,7 +10,9 @@ from interp_arith.errors import RequestError
 from interp_arith.models.config import ModelConfig
 from interp_arith.registry import Choice
 from interp_arith.tasks import TASKS
+from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import SampledTask, Task
+from interp_arith.tasks.sampling import Limits
 from interp_arith.tasks.scoring import LossName
 from interp_arith.training.curricula import CURRICULA, Curriculum, Everything
 from interp_arith.training.optimizers import OPTIMIZERS, AdamW, Optimizer
@@ -130,21 +132,67 @@ class RunConfig(Choice):
             raise RequestError(
                 f"batch_size: the {self.task.kind} task draws its questions; say how many a step"
             )
-        if not sampled and not isinstance(self.curriculum, Everything):
+        if not sampled and self.curriculum != Everything():
             raise RequestError(
                 f"curriculum {self.curriculum.kind!r} limits what is drawn, and this run draws nothing; "
                 "set curriculum.kind to everything"
+                + (", and leave carries_end out" if self.curriculum.carries_end is not None else "")
             )
+        if self.curriculum.carries_end is not None and not _carry_share(self.task):
+            raise RequestError(
+                "curriculum.carries_end fades the carry-heavy share, and task.carry_share is 0; "
+                "set task.carry_share, or leave carries_end out"
+            )
+        self._check_grid()
         if self.batch_size is not None and self.accumulation > self.batch_size:
             raise RequestError(
                 f"accumulation = {self.accumulation} parts of a batch of {self.batch_size}; give fewer parts"
             )
         return self
 
+    def _check_grid(self) -> None:
+        """Refuse a validation grid that the model has no positions for, or that data files would not hold out."""
+        task, model = self.task, self.model
+        if not isinstance(task, Addition) or not task.val_lengths:
+            return
+        if self.data_dir is not None:
+            raise RequestError(
+                "task.val_step asks questions of the task's own split, and data_dir gives others to train on; "
+                "leave one of them out"
+            )
+        n_ctx = model.n_ctx or task.n_ctx
+        longer = task.with_digits(task.val_lengths[-1])
+        if longer.n_digits > task.n_digits and not model.has_positions_for(longer, n_ctx):
+            needed = f"positions.max_place to {max(longer.number_lengths)}"
+            if model.positions.ends_with_context:
+                needed = f"n_ctx to {longer.n_ctx}, or positions.kind to another than {model.positions.kind}"
+            raise RequestError(
+                f"task.val_max_digits: the model has no positions for numbers of {longer.n_digits} digits; "
+                f"set model.{needed}"
+            )
+
     @property
     def run_name(self) -> str:
         """The name of the run directory: NAME-sSEED."""
         return f"{self.name}-s{self.seed}"
+
+    def total_steps(self, natural: int | None) -> int:
+        """Updates in all; `natural` is the number of batches in the training set, if it has an end.
+
+        Raises:
+            RequestError: the length of an epoch is wanted, or the curriculum needs more updates.
+        """
+        total = self.budget.total_steps(natural)
+        if isinstance(self.task, SampledTask):
+            self.curriculum.check(total, self.budget.steps_per_epoch or natural, self.task.limits)
+        return total
+
+    def limits(self, step: int, natural: int | None) -> Limits | None:
+        """What may be drawn for the update from `step` to `step` + 1; None of a task that lists its questions."""
+        if not isinstance(self.task, SampledTask):
+            return None
+        total, per_epoch = self.budget.total_steps(natural), self.budget.steps_per_epoch or natural
+        return self.curriculum.limits(step, total, per_epoch, self.task.limits)
 
     def with_seed(self, seed: int) -> "RunConfig":
         """The same run with another seed: other weights, other split, other draws."""
@@ -177,6 +225,10 @@ class RunConfig(Choice):
     def plain(self) -> dict[str, Any]:
         """The config as plain data, for config.yaml."""
         return self.model_dump(mode="json")
+
+
+def _carry_share(task: Task) -> float:
+    return task.limits.carry_share if isinstance(task, SampledTask) else 0.0
 
 
 def is_lower_better(metric: str) -> bool:

@@ -108,23 +108,6 @@ def open_lanes(configs: Sequence[RunConfig], directories: Sequence[RunDirectory]
     return lanes
 
 
-def check_metrics(lane: Lane) -> None:
-    """Refuse a config that waits for a metric which is never measured."""
-    plan, stop = lane.config.checkpoints, lane.config.stop
-    measured = [
-        f"{name}_{what}" for name in lane.source.evaluation for what in ("loss", "accuracy", "exact_match")
-    ]
-    wanted = {
-        "stop.metric": stop.metric,
-        "checkpoints.best_metric": plan.best_metric if plan.keep_best else None,
-    }
-    for name, metric in wanted.items():
-        if metric is not None and metric not in measured:
-            raise RequestError(
-                f"{name} = {metric!r} is not measured in this run; there are: {', '.join(measured)}"
-            )
-
-
 def common_step(directories: Iterable[RunDirectory], notify: Callable[[str], None]) -> int | None:
     """The newest step that every run can be resumed from; damaged states are named and passed over.
 

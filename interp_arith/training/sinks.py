@@ -33,9 +33,11 @@ FITTED = 0.99
 _SET_KEY = re.compile(r"(?P<set>.+)_(?P<score>loss|accuracy|exact_match)")
 _FIRST_SETS = ("train", "val", "test")
 _RUN_COLUMNS = ("step", "train_accuracy", "train_loss", "test_accuracy", "test_exact_match", "test_loss")
+_GRID_COLUMNS = ("step", "val_current_exact_match", "grid_exact_match", *_RUN_COLUMNS[3:])
 _LINE_OF_TRAIN = (("  train loss", "train_loss"), (" acc", "train_accuracy"))
 _LINE_OF_TEST = (("  test loss", "test_loss"), (" acc", "test_accuracy"), (" exact", "test_exact_match"))
 _LINE_OF_VAL = (("  val loss", "val_loss"), (" acc", "val_accuracy"), (" exact", "val_exact_match"))
+_LINE_OF_GRID = (("  grid exact", "grid_exact_match"), (" to digits", "curriculum_digits"))
 _GREEN, _YELLOW, _RED = ("finished", "generalised"), ("interrupted", "fits train"), ("failed", "diverged")
 _STYLES = dict.fromkeys(_GREEN, "green") | dict.fromkeys(_YELLOW, "yellow") | dict.fromkeys(_RED, "red")
 
@@ -151,18 +153,20 @@ class LiveTable(Sink):
         return table, [f"{key.replace('_', ' ')} {_show(key, latest[key])}" for key in others]
 
     def _runs(self) -> tuple[Table, list[str]]:
-        headings = (key.replace("_", "\n", 1).replace("_match", "") for key in _RUN_COLUMNS)
+        has_grid = any("grid_exact_match" in latest for latest in self._latest.values())
+        columns = _GRID_COLUMNS if has_grid else _RUN_COLUMNS
+        headings = (key.replace("_", "\n", 1).replace("_match", "") for key in columns)
         table = _table("run", *(heading.replace("accuracy", "acc") for heading in headings), "state")
         states = {run: learning_state(latest) for run, latest in self._latest.items()}
         most = max(5, min(MOST_ROWS, self._console.height - 9))
         shown = list(self._latest)[: most if len(self._latest) <= most else most - 4]
         for run in shown:
-            cells = (_show(key, self._latest[run].get(key)) for key in _RUN_COLUMNS)
+            cells = (_show(key, self._latest[run].get(key)) for key in columns)
             table.add_row(run, *cells, Text(states[run], style=_STYLES.get(states[run], "")))
         if len(shown) < len(self._latest):
             table.add_row(f"and {len(self._latest) - len(shown)} more", style="dim", end_section=True)
             for name, summary in (("min", min), ("median", statistics.median), ("max", max)):
-                table.add_row(name, *(self._over_runs(summary, key) for key in _RUN_COLUMNS))
+                table.add_row(name, *(self._over_runs(summary, key) for key in columns))
         return table, [f"{count} {state}" for state, count in Counter(states.values()).most_common()]
 
     def _over_runs(self, summary: Callable[[list[float]], float], key: str) -> str:
@@ -181,7 +185,8 @@ class LiveTable(Sink):
     def _print_line(self, run: str, record: Mapping[str, float]) -> None:
         name = f"{run:<{max(map(len, self._latest))}}  " if len(self._latest) > 1 else ""
         line = f"{name}step {record['step']:>{len(str(self.total_steps))}.0f}/{self.total_steps}"
-        for words, key in (*_LINE_OF_TRAIN, *(_LINE_OF_TEST if "test_loss" in record else _LINE_OF_VAL)):
+        held_out = _LINE_OF_TEST if "test_loss" in record else _LINE_OF_VAL
+        for words, key in (*_LINE_OF_TRAIN, *held_out, *_LINE_OF_GRID):
             line += f"{words} {_show(key, record[key])}" if key in record else ""
         self._unprinted[run] = line
         if record["step"] >= min(self._next_line[run], self.total_steps):

@@ -11,7 +11,6 @@ from torch import Tensor
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.models.transformer import build_model
 from interp_arith.storage import RunDirectory
-from interp_arith.tasks.base import SampledTask
 from interp_arith.tasks.sampling import Limits
 from interp_arith.training import ensemble, machine
 from interp_arith.training import step as training_step
@@ -19,7 +18,8 @@ from interp_arith.training.batches import Given, make_batches, with_offsets
 from interp_arith.training.checkpoints import check, create
 from interp_arith.training.compiled import Compiled
 from interp_arith.training.config import RunConfig
-from interp_arith.training.lanes import Lane, Status, check_metrics, common_step, fresh_weights, open_lanes
+from interp_arith.training.lanes import Lane, Status, common_step, fresh_weights, open_lanes
+from interp_arith.training.measuring import check_metrics, live_columns, make_measuring
 from interp_arith.training.optimizers import Number
 from interp_arith.training.recorded import Recorded, Update
 from interp_arith.training.signals import Interrupted, StopRequest, stop_requests
@@ -127,9 +127,9 @@ class Trainer:
         self._failures = [_complaint(lane) for lane in unfinished if lane.failure is not None]
         self._lanes = [lane for lane in unfinished if lane.failure is None]
         if self._lanes:
-            check_metrics(self._lanes[0])
-            self._total = self._config.budget.total_steps(self._lanes[0].source.steps_per_epoch)
-            self._limits()
+            source = self._lanes[0].source
+            check_metrics(self._config, source)
+            self._total = self._config.total_steps(source.steps_per_epoch)
             build_model(self._config.model, self._config.task)
 
     def _load(self) -> None:
@@ -158,12 +158,8 @@ class Trainer:
         self._make_update: Update | None = None
         self._forward = None if self._device.type == "cpu" else Compiled(self._notify)
         self._finite = torch.ones(len(self._lanes), dtype=torch.bool, device=self._device)
-        self._evaluation = {
-            name: ensemble.stack_examples(
-                [lane.source.evaluation[name] for lane in self._lanes], self._device
-            )
-            for name in self._lanes[0].source.evaluation
-        }
+        configs, sources = zip(*((lane.config, lane.source) for lane in self._lanes), strict=True)
+        self._measuring = make_measuring(configs, sources, self._device)
 
     def _threads(self) -> int:
         """Those of the run's earlier process, so that a resume is bitwise; else what a step is worth."""
@@ -208,7 +204,7 @@ class Trainer:
         if self._make_update is None:
             self._make_update = self._updater()
         report = self._make_update(
-            self._batches.given(self._step, self._limits()),
+            self._batches.given(self._step, self._limits(self._step)),
             step=self._step + 1,
             multiplier=self._config.schedule.multiplier(self._step, self._total),
         )
@@ -240,12 +236,8 @@ class Trainer:
 
         return update if self._device.type == "cpu" else Recorded(update, self._device, self._notify)
 
-    def _limits(self) -> Limits | None:
-        task, source = self._config.task, self._lanes[0].source
-        if not isinstance(task, SampledTask):
-            return None
-        per_epoch = self._config.budget.steps_per_epoch or source.steps_per_epoch
-        return self._config.curriculum.limits(self._step, self._total, per_epoch, task.limits)
+    def _limits(self, step: int) -> Limits | None:
+        return self._config.limits(step, self._lanes[0].source.steps_per_epoch)
 
     def _visit(self, report: StepReport | None) -> None:
         """What is due at the current step, before the next update: measure, log, save, stop."""
@@ -298,23 +290,15 @@ class Trainer:
         """Metrics, each of every lane; on the device."""
         columns = {} if report is None else report.columns()
         columns["weight_norm"] = ensemble.weight_norm(self._parameters)
-        for name, examples in self._evaluation.items() if evaluate else ():
-            ids = self._config.model.positions.ids(self._config.task, examples.tokens)
-            scores = ensemble.score(self._config.model, self._parameters, examples, self._positions, ids)
-            columns |= {f"{name}_{what}": values for what, values in scores.items()}
-        multiplier = self._config.schedule.multiplier(max(self._step - 1, 0), self._total)
+        latest = max(self._step - 1, 0)
+        if evaluate:
+            limits = self._limits(latest)
+            columns |= self._measuring.scores(self._parameters, limits and limits.max_digits)
+        multiplier = self._config.schedule.multiplier(latest, self._total)
         return {"learning_rate": self._state["learning_rate"] * multiplier} | columns
 
     def _live_columns(self) -> dict[str, Tensor]:
-        """What else is logged of every lane; NaN where a lane does not have it."""
-        found = [
-            self._live(lane.config, ensemble.member(self._parameters, index))
-            for index, lane in enumerate(self._lanes)
-        ]
-        return {
-            name: torch.tensor([each.get(name, torch.nan) for each in found], device=self._device)
-            for name in dict.fromkeys(name for each in found for name in each)
-        }
+        return live_columns(self._live, [lane.config for lane in self._lanes], self._parameters)
 
     # --- saving and leaving ---
 
@@ -371,7 +355,7 @@ class Trainer:
         rows = torch.tensor(flags, device=self._device).nonzero().flatten()
         self._parameters = {name: tensor[rows] for name, tensor in self._parameters.items()}
         self._state = {name: tensor[rows] for name, tensor in self._state.items()}
-        self._evaluation = {name: examples.rows(rows) for name, examples in self._evaluation.items()}
+        self._measuring = self._measuring.rows(rows)
         self._batches = self._batches.rows(rows)
         self._finite, self._make_update = self._finite[rows], None
 

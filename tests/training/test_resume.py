@@ -13,6 +13,7 @@ from interp_arith import files
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.runs import Run
 from interp_arith.storage import RunDirectory
+from interp_arith.tasks import Addition
 from interp_arith.training import step
 from interp_arith.training.optimizers import OPTIMIZERS
 from interp_arith.training.schedules import SCHEDULES
@@ -97,6 +98,21 @@ class TestInterruptions:
         (expected,) = train_small(config, tmp_path / "whole")
         with pytest.raises(Interrupted):
             train_small(config, tmp_path / "cut", sink=SignalAt(7))
+        (found,) = train_small(config, tmp_path / "cut", resume=True)
+        assert differences(expected.path, found.path) == []
+
+    @pytest.mark.parametrize("at", [6, 13])
+    def test_a_growing_adder_with_a_grid_of_lengths_goes_on_bitwise(self, at, tmp_path):
+        config = small_config(
+            task=Addition(n_digits=5, carry_share=0.5, val_step=2, val_max_digits=6, val_grid_questions=20),
+            model={"d_model": 8, "n_heads": 2, "d_mlp": 12, "positions": {"kind": "segment-digit"}},
+            curriculum={"kind": "grow-digits", "carries_end": 0.5},
+            budget={"steps": 24, "steps_per_epoch": 4},
+            checkpoints=CHANGING_BEST | {"best_metric": "grid_loss"},
+        )
+        (expected,) = train_small(config, tmp_path / "whole")
+        with pytest.raises(Interrupted):
+            train_small(config, tmp_path / "cut", sink=SignalAt(at))
         (found,) = train_small(config, tmp_path / "cut", resume=True)
         assert differences(expected.path, found.path) == []
 

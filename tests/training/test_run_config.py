@@ -22,6 +22,10 @@ SAMPLED = {"task": Addition(n_digits=3), "batch_size": 4}
     [
         {},
         {**SAMPLED, "curriculum": {"kind": "phases"}},
+        {
+            "task": Addition(n_digits=3, carry_share=0.2, val_step=2),
+            "curriculum": {"kind": "phases", "carries_end": 0.3},
+        },
         {**SAMPLED, "curriculum": {"kind": "grow-digits"}, "budget": {"epochs": 3, "steps_per_epoch": 7}},
         {"stop": {"metric": "test_loss", "threshold": 1e-5, "hold": 3}, "clip_norm": 1e-7},
         {"data_dir": Path("some/where"), "init_from": "other@12", "precision": "bf16", "loss": "stablemax"},
@@ -125,3 +129,56 @@ def test_what_is_wrong_is_said_in_one_line(fields, message):
         small_config(**fields)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class TestCarriesAndLengths:
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            (
+                {**SAMPLED, "curriculum": {"kind": "everything", "carries_end": 0.5}},
+                "curriculum.carries_end fades the carry-heavy share, and task.carry_share is 0; "
+                "set task.carry_share, or leave carries_end out",
+            ),
+            (
+                {"curriculum": {"kind": "everything", "carries_end": 0.5}},
+                "curriculum 'everything' limits what is drawn, and this run draws nothing; "
+                "set curriculum.kind to everything, and leave carries_end out",
+            ),
+            (
+                {"task": Addition(n_digits=3, val_step=1), "data_dir": Path("some/where")},
+                "task.val_step asks questions of the task's own split, and data_dir gives others to train on; "
+                "leave one of them out",
+            ),
+            (
+                {"task": Addition(n_digits=3, val_step=2, val_max_digits=7)},
+                "task.val_max_digits: the model has no positions for numbers of 6 digits; "
+                "set model.n_ctx to 20, or positions.kind to another than learned",
+            ),
+            (
+                {
+                    "task": Addition(n_digits=3, val_step=2, val_max_digits=7),
+                    "model": {"positions": {"kind": "abacus", "max_place": 6}},
+                },
+                "task.val_max_digits: the model has no positions for numbers of 6 digits; "
+                "set model.positions.max_place to 7",
+            ),
+        ],
+    )
+    def test_what_cannot_be_drawn_or_read_is_refused(self, fields, message):
+        with pytest.raises(RequestError) as raised:
+            small_config(**fields)
+        assert str(raised.value) == message
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            {"n_ctx": 20},
+            {"positions": {"kind": "rotary"}},
+            {"positions": {"kind": "none"}},
+            {"positions": {"kind": "segment-digit", "max_place": 7}},
+        ],
+    )
+    def test_a_grid_goes_as_far_as_positions(self, model):
+        task = Addition(n_digits=3, val_step=2, val_max_digits=7)
+        assert small_config(task=task, model={"n_heads": 2, **model}).task.val_lengths == (2, 4, 6)

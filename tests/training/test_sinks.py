@@ -92,6 +92,30 @@ def test_several_runs_have_a_row_each():
     ]
 
 
+def test_several_runs_with_a_grid_of_lengths_show_it():
+    table, _ = plain(["add-10d-s0", "add-10d-s1"], 600)
+    grid = {"val_current_exact_match": 0.75, "grid_exact_match": 0.5, "test_exact_match": 0.25}
+    table.log("add-10d-s0", {"step": 120, "test_accuracy": 0.875, "test_loss": 1.5, **grid})
+    lines = rendered(table)
+    assert max(map(len, lines)) <= 80
+    (row,) = [line.split() for line in lines if line.startswith("add-10d-s0")]
+    assert row[:7] == ["add-10d-s0", "120", "0.750", "0.500", "0.875", "0.250", "1.5e+00"]
+
+
+def test_a_grid_of_lengths_has_rows_of_its_own_and_a_place_in_the_line():
+    grid = {"val_4_exact_match": 0.25, "grid_exact_match": 0.125, "curriculum_digits": 4.0}
+    table, out = plain(["run"], 600)
+    table.log("run", record(120, **grid))
+    table.close("finished")
+    lines = rendered(table)
+    assert [line.split() for line in lines if line.startswith(("val_4", "grid"))] == [
+        ["val_4", "0.250"],
+        ["grid", "0.125"],
+    ]
+    assert any("curriculum digits 4" in line for line in lines)
+    assert "grid exact 0.125 to digits 4" in out.getvalue()
+
+
 def test_many_runs_fit_the_screen_and_are_summed_up():
     runs = [f"mod-add-113-s{seed}" for seed in range(101)]
     table, _ = plain(runs, 600)

@@ -158,7 +158,7 @@ class TestTraining:
         def recording(task, split, n, start, limits=None):
             questions = original(task, split, n, start, limits)
             if split == "train":
-                digits.append(len(str(int(questions.max()))))
+                digits.append(1 + int(questions.flatten(0, -2).any(dim=0).nonzero().max()))
             return questions
 
         monkeypatch.setattr(Addition, "sample", recording)
@@ -306,8 +306,32 @@ class TestRefusals:
                 {"task": Addition(n_digits=2), "curriculum": {"kind": "grow-digits"}},
                 r"grow-digits counts epochs; give budget\.steps_per_epoch",
             ),
+            (
+                {
+                    "task": Addition(n_digits=5),
+                    "curriculum": {"kind": "grow-digits", "start": 2},
+                    "budget": {"steps": 9, "steps_per_epoch": 3},
+                },
+                "the last of 9 steps draws numbers of at most 4 digits, and the task asks for 5",
+            ),
+            (
+                {"task": Addition(n_digits=2), "stop": {"metric": "grid_exact_match"}},
+                "'grid_exact_match' is not measured in this run; there are: val_loss",
+            ),
+            (
+                {"task": Addition(n_digits=4, val_step=2), "stop": {"metric": "val_3_loss"}},
+                "'val_3_loss' is not measured in this run; there are: .*val_2_loss.*val_current_loss.*grid_loss",
+            ),
         ],
-        ids=["stop-metric", "best-metric", "endless-epochs", "growth-without-epochs"],
+        ids=[
+            "stop-metric",
+            "best-metric",
+            "endless-epochs",
+            "growth-without-epochs",
+            "growth-too-slow",
+            "no-grid",
+            "not-on-the-grid",
+        ],
     )
     def test_what_no_run_can_be_is_refused_before_anything_is_written(self, fields, message, tmp_path):
         with pytest.raises(RequestError, match=message):
