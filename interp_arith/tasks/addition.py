@@ -92,6 +92,11 @@ class Addition(SampledTask):
         return self.spelling.vocabulary
 
     @property
+    def end_token_id(self) -> int | None:
+        """That of "<end>", where answers have it."""
+        return self.vocabulary.id("<end>") if self.end_token else None
+
+    @property
     def n_ctx(self) -> int:
         """The question, and all of the target but its last token."""
         return self.spelling.prompt_width + self.spelling.target_width - 1

@@ -84,6 +84,11 @@ class Task(Choice, ABC):
         """The input tokens."""
 
     @property
+    def end_token_id(self) -> int | None:
+        """The token after which an answer is over, where there is one."""
+        return None
+
+    @property
     def d_vocab_out(self) -> int:
         """How many output tokens (or classes) there are; the input tokens unless a task says otherwise."""
         return len(self.vocabulary)
