@@ -112,6 +112,15 @@ class Addition(SampledTask):
         needed = replace(self.spelling, n_digits=max(widest, self.n_digits))
         return needed.prompt_width + needed.target_width
 
+    def fitting(self, n_ctx: int) -> str:
+        """The largest n_digits that fits."""
+        shorter = (n for n in range(self.n_digits - 1, 0, -1) if self._with_digits(n).n_ctx <= n_ctx)
+        most = next(shorter, None)
+        return "" if most is None else f"; the largest task.n_digits that fits is {most}"
+
+    def _with_digits(self, n_digits: int) -> Self:
+        return self.model_copy(update={"n_digits": n_digits})
+
     # --- questions ---
 
     @property

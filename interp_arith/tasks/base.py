@@ -162,6 +162,10 @@ class Task(Choice, ABC):
     def _no_digits(self) -> RequestError:
         return RequestError(f"the {self.kind} task has no digits; choose positions learned, rotary or none")
 
+    def fitting(self, n_ctx: int) -> str:
+        """What a message says of this task's form that fits into so many positions; "" where there is none."""
+        return ""
+
     def sequence_length(self, question: str) -> int:
         """Tokens that a question and its answer take, even if that is more than the task has positions for."""
         return self.n_ctx + 1
