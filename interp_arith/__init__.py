@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from interp_arith.sweep import sweep
     from interp_arith.sweep_results import load_sweep
-    from interp_arith.tasks.addition import Addition
+    from interp_arith.tasks.addition import Addition, complexity
     from interp_arith.tasks.modular import ModularArithmetic
     from interp_arith.tasks.permutations import PermutationComposition
     from interp_arith.tasks.text import Text
@@ -49,6 +49,7 @@ _HOMES = {
     "Text": "tasks.text",
     "WorkError": "errors",
     "build_model": "models.transformer",
+    "complexity": "tasks.addition",
     "evaluate": "runs",
     "find_runs": "run",
     "import_weights": "importing",
@@ -80,6 +81,7 @@ __all__ = [
     "Text",
     "WorkError",
     "build_model",
+    "complexity",
     "evaluate",
     "find_runs",
     "import_weights",

@@ -46,6 +46,7 @@ class Asker:
         """The answer, whether it is right, and with `steps` what the model considered at every token."""
         right = self.task.answer_tokens([question])
         tokens, lines = self.task.tokens([question]), []
+        asked = tokens.shape[1]
         symbols = output_symbols(self.task)
         for place in range(right.shape[1]):
             new, logits = self.model.generate_next_token(
@@ -53,10 +54,10 @@ class Asker:
             )
             lines.append(_consideration(place, symbols, logits[0], int(new), int(right[0, place])))
             tokens = torch.cat([tokens, new], dim=1)
-        written = tokens[:, -right.shape[1] :]
-        answer = self.task.read_answer(written)[0]
-        is_right = torch.equal(written, right)
-        verdict = "right" if is_right else f"wrong, it is {self.task.read_answer(right)[0]}"
+            if int(new) == self.task.end_token_id:
+                break
+        answer, wanted = (self.task.read_answer(written)[0] for written in (tokens[:, asked:], right))
+        verdict = "right" if answer == wanted else f"wrong, it is {wanted}"
         head = f"{self.task.text([question])[0]}{answer}   {verdict}"
         return "\n".join([head, *lines]) if steps else head
 

@@ -47,6 +47,15 @@ def example_tasks() -> list[Task]:
         Addition(n_digits=3, val_questions=20, test_questions=40),
         Addition(n_digits=10, val_questions=20, test_questions=40, carry_share=0.5),
         Addition(n_digits=2, val_questions=0, test_questions=5, mask_first_n=1),
+        Addition(
+            n_digits=3, operation="subtract", val_questions=20, test_questions=40, answer_order="units-last"
+        ),
+        Addition(
+            n_digits=3, operation="mixed", padded=False, end_token=True, val_questions=20, test_questions=40
+        ),
+        Addition(n_digits=4, operands=3, operand_order="units-first", val_questions=20, test_questions=40),
+        Addition(n_digits=2, scratchpad=True, supervision="mask_steps", val_questions=20, test_questions=40),
+        Addition(n_digits=20, sample_by="value", val_questions=20, test_questions=40),
         Text(),
         Text(text_to_learn="carry, carry on", mask_first_n=3),
     ]

@@ -101,7 +101,9 @@ class TestEveryTask:
             examples = task.examples(questions)
             assert examples.targets.shape == examples.mask.shape == (len(questions), len(positions))
             assert not examples.mask[:, : task.mask_first_n].any()
-            assert examples.mask[:, task.mask_first_n :].all()
+            assert examples.mask.any(dim=1).all()
+            if getattr(task, "padded", True) and getattr(task, "supervision", "none") == "none":
+                assert examples.mask[:, task.mask_first_n :].all()
             assert task.tokens(questions).shape[1] == positions[0] + 1
 
     def test_each_answer_token_is_the_next_input(self, task):
@@ -131,7 +133,7 @@ class TestEveryTask:
         assert TASKS.parse(read_yaml(tmp_path / "task.yaml")) == task
 
     def test_refuses_what_is_no_question(self, task):
-        for wrong in ("", "23+=", "23+4a=", "-1+2=", "99999999999999999999+1=", "=", "1++2="):
+        for wrong in ("", "23+=", "23+4a=", "-1+2=", f"{10**20}+1=", "=", "1++2="):
             with pytest.raises(RequestError, match="question") as caught:
                 task.parse([wrong])
             assert "\n" not in str(caught.value)
@@ -141,9 +143,10 @@ def by_plain_python(task, text):
     """The answer, as a string, by integers and tuples alone."""
     if isinstance(task, Text):
         return task.text_to_learn.removeprefix(text)
-    a, b = map(int, re.fullmatch(r"(\d+)\D(\d+)=", text).groups())
     if isinstance(task, Addition):
-        return str(a + b)
+        first, *rest = re.findall(r"[+-]?\d+", text)
+        return str(int(first) + sum(map(int, rest)))
+    a, b = map(int, re.fullmatch(r"(\d+)\D(\d+)=", text).groups())
     if isinstance(task, ModularArithmetic):
         return str(plain_answer(task.operation, a, b, task.p))
     assert isinstance(task, PermutationComposition)

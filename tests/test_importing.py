@@ -126,6 +126,9 @@ class TestCommand:
         # 2·59·128 + 2·128 + 4·128·128 + 2·128·512 + 512 + 128
         assert f"{tmp_path}/runs/model-a: 212,608 parameters from {PIZZA} (transposed layout)" in out
         assert re.search(r"test +\S+ +1 +1", out)
+        assert (
+            "train and test are this config's own split; if theirs was another, give it with --split" in out
+        )
         assert main(["evaluate", str(tmp_path / "runs" / "model-a"), "--device", "cpu"]) == 0
         assert main(["runs", str(tmp_path / "runs")]) == 0
         assert "imported" in capsys.readouterr().out
@@ -137,6 +140,7 @@ class TestCommand:
         arguments = [PIZZA, "--config=mod-add-113", *MODEL_A, "--split", tmp_path / "mask.npy"]
         assert self.run(*arguments, tmp_path=tmp_path) == 0
         assert len(ia.load_run(tmp_path / "runs" / "mod-add-113").task.split("train")) == 59
+        assert "own split" not in capsys.readouterr().out
 
     def test_an_extra_tensor_is_named_and_ignored_on_request(self, weights, tmp_path, capsys):
         torch.save(weights | {"x_embed": torch.zeros(2)}, tmp_path / "weights.pt")

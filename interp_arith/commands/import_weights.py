@@ -15,6 +15,7 @@ from interp_arith.models.imported import Layout
 from interp_arith.overrides import base_config, finish_config
 from interp_arith.run import Run
 from interp_arith.tables import print_table
+from interp_arith.tasks.pairs import PairTask
 from interp_arith.training.config import RunConfig
 
 
@@ -43,7 +44,12 @@ def run(arguments: list[str]) -> None:
         """
         finished = finish_config(start, config, rest)
         mask = None if split is None else _read_mask(split)
-        _tell(import_weights(file, finished, out=out, split=mask, layout=layout, ignore=ignore))
+        found = import_weights(file, finished, out=out, split=mask, layout=layout, ignore=ignore)
+        _tell(found)
+        if mask is None and isinstance(found.task, PairTask):
+            print(
+                "train and test are this config's own split; if theirs was another, give it with --split MASK.npy"
+            )
 
     parse(command, "import FILE --config PRESET|CONFIG.yaml", __doc__, rest)
 

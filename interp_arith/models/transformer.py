@@ -387,6 +387,7 @@ def build_model(config: ModelConfig, task: Task) -> ArithmeticTransformer:
     if n_ctx < task.n_ctx:
         raise RequestError(
             f"model.n_ctx = {n_ctx}, and the {task.kind} task needs {task.n_ctx} positions; raise it or leave it out"
+            f"{task.fitting(n_ctx)}"
         )
     model = ArithmeticTransformer(config, len(task.vocabulary), task.d_vocab_out, n_ctx, task)
     model.initialize(torch.Generator().manual_seed(0))

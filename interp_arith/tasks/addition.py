@@ -107,6 +107,11 @@ class Addition(SampledTask):
         return self.spelling.vocabulary
 
     @property
+    def end_token_id(self) -> int | None:
+        """That of "<end>", where answers have it."""
+        return self.vocabulary.id("<end>") if self.end_token else None
+
+    @property
     def n_ctx(self) -> int:
         """The question, and all of the target but its last token."""
         return self.spelling.prompt_width + self.spelling.target_width - 1
@@ -121,6 +126,15 @@ class Addition(SampledTask):
         widest = max((len(number.lstrip("0")) for number in re.findall(r"\d+", question)), default=0)
         needed = replace(self.spelling, n_digits=max(widest, self.n_digits))
         return needed.prompt_width + needed.target_width
+
+    def fitting(self, n_ctx: int) -> str:
+        """The largest n_digits that fits."""
+        shorter = (n for n in range(self.n_digits - 1, 0, -1) if self._with_digits(n).n_ctx <= n_ctx)
+        most = next(shorter, None)
+        return "" if most is None else f"; the largest task.n_digits that fits is {most}"
+
+    def _with_digits(self, n_digits: int) -> Self:
+        return self.model_copy(update={"n_digits": n_digits})
 
     # --- questions ---
 

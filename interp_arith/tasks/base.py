@@ -84,6 +84,11 @@ class Task(Choice, ABC):
         """The input tokens."""
 
     @property
+    def end_token_id(self) -> int | None:
+        """The token after which an answer is over, where there is one."""
+        return None
+
+    @property
     def d_vocab_out(self) -> int:
         """How many output tokens (or classes) there are; the input tokens unless a task says otherwise."""
         return len(self.vocabulary)
@@ -156,6 +161,10 @@ class Task(Choice, ABC):
 
     def _no_digits(self) -> RequestError:
         return RequestError(f"the {self.kind} task has no digits; choose positions learned, rotary or none")
+
+    def fitting(self, n_ctx: int) -> str:
+        """What a message says of this task's form that fits into so many positions; "" where there is none."""
+        return ""
 
     def sequence_length(self, question: str) -> int:
         """Tokens that a question and its answer take, even if that is more than the task has positions for."""

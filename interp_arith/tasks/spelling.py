@@ -217,7 +217,8 @@ class Spelling:
             word = word[::-1]
         number = "".join(word)
         unsigned = number[1:] if self.has_sign and number[:1] in ("+", "-") else number
-        return str(int(number)) if unsigned.isdigit() else number
+        is_minus_zero = number.startswith("-") and not unsigned.strip("0")
+        return str(int(number)) if unsigned.isdigit() and not is_minus_zero else number
 
 
 def _one(token: Int[Tensor, "*axes"], counts: bool) -> Slots:
