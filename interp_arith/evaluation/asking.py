@@ -125,13 +125,13 @@ def with_digits(model: ArithmeticTransformer, task: Addition, n_digits: int) -> 
             f"operands of {n_digits} digits: the model has positions for {longest}; "
             f"train with task.n_digits = {n_digits}, or with a larger {larger}"
         )
-    return task.with_digits(n_digits)
+    return task.reaching(n_digits)
 
 
 def longest_operands(model: ArithmeticTransformer, task: Addition, most: int) -> int:
     """How many digits operands may have for their question and answer to fit, `most` at the most."""
     fits = partial(model.config.has_positions_for, n_ctx=model.cfg.n_ctx)
-    longer = (n for n in range(task.n_digits + 1, most + 1) if fits(task.with_digits(n)))
+    longer = (n for n in range(task.n_digits + 1, most + 1) if fits(task.reaching(n)))
     return max(longer, default=min(task.n_digits, most))
 
 

@@ -150,9 +150,9 @@ class Addition(SampledTask):
             return ()
         return tuple(range(self.val_step, (self.val_max_digits or self.n_digits) + 1, self.val_step))
 
-    def with_digits(self, n_digits: int) -> "Addition":
-        """The same task; with longer operands, where its own are shorter."""
-        return self if n_digits <= self.n_digits else self.model_copy(update={"n_digits": n_digits})
+    def reaching(self, n_digits: int) -> Self:
+        """The same task; with longer operands, where its own are shorter than that."""
+        return self if n_digits <= self.n_digits else self._with_digits(n_digits)
 
     @property
     def _row_width(self) -> int:

@@ -38,7 +38,7 @@ def of_length(
 
 def val_examples(task: Addition, length: int) -> Examples:
     """The task's `val_grid_questions` of a length, of the validation split; longer than its own where need be."""
-    longer, start = task.with_digits(length), later(key(task.seed, "val"), _APART * length)
+    longer, start = task.reaching(length), later(key(task.seed, "val"), _APART * length)
     return longer.encode(of_length(longer, "val", length, task.val_grid_questions, start))
 
 

@@ -161,7 +161,7 @@ class RunConfig(Choice):
                 "leave one of them out"
             )
         n_ctx = model.n_ctx or task.n_ctx
-        longer = task.with_digits(task.val_lengths[-1])
+        longer = task.reaching(task.val_lengths[-1])
         if longer.n_digits > task.n_digits and not model.has_positions_for(longer, n_ctx):
             needed = f"positions.max_place to {max(longer.number_lengths)}"
             if model.positions.ends_with_context:

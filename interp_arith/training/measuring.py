@@ -130,7 +130,7 @@ class Measuring:
             tasks = [task for task in self.tasks if isinstance(task, Addition)]
             examples = [val_examples(task, length) for task in tasks]
             stacked = ensemble.stack_examples(examples, self.device)
-            self.by_length[length] = ScoredSet(tasks[0].with_digits(length), stacked)
+            self.by_length[length] = ScoredSet(tasks[0].reaching(length), stacked)
         return self.by_length[length]
 
     def rows(self, kept: Int[Tensor, " rows"]) -> "Measuring":
