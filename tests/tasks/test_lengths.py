@@ -48,7 +48,8 @@ def test_one_digit_questions_are_all_that_the_split_has():
 
 def test_validation_questions_of_a_length_follow_the_task_s_seed():
     task = Addition(n_digits=4, val_step=2, val_grid_questions=30)
-    first, again, other = (val_examples(t, 4) for t in (task, task, task.with_seed(1)))
+    other_seed = task.model_copy(update={"seed": 1})
+    first, again, other = (val_examples(t, 4) for t in (task, task, other_seed))
     assert torch.equal(first.tokens, again.tokens)
     assert not torch.equal(first.tokens, other.tokens)
     assert len(first) == 30
