@@ -36,6 +36,7 @@ def sweep_points(results: xr.Dataset, title: str, template: str = "plotly_white"
             f"a sweep has a 'seed' dim and others; there are: {', '.join(map(str, results.dims))}"
         )
     flat, places = _flat(results, axes)
+    is_ordered = isinstance(places[0], float)
     figure = go.Figure(layout=_layout(results, axes, places, title, template))
     for name, colour, panel in _drawn(results):
         values = flat[name].transpose("place", "seed").to_numpy().astype(float)
@@ -59,7 +60,9 @@ def sweep_points(results: xr.Dataset, title: str, template: str = "plotly_white"
             y=[np.median(row[there]) for row, there in zip(values, reached, strict=True) if there.any()],
             text=[f"{row.sum()} of {row.size} seeds" for row in reached if row.any()],
             hovertemplate="median %{y:,.4~g}, %{text}<extra></extra>",
+            mode="lines+markers" if is_ordered else "markers",
             line={"color": colour, "width": 2},
+            marker={"color": colour, "size": 6 if is_ordered else 12},
             name=words,
             **place,
         )

@@ -65,6 +65,7 @@ def test_words_and_several_axes_are_categories():
     assert sweep_points(one, "x").layout.xaxis.type == "category"
     (line,) = [t for t in sweep_points(both, "x").data if t.name == "test_accuracy" and t.line.width == 2]
     assert sorted(line.x) == ["113, a", "113, b", "97, a", "97, b"]
+    assert line.mode == "markers"  # what has no order is not joined
 
 
 def test_what_is_no_sweep_is_refused():
