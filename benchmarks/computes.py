@@ -2,7 +2,7 @@
 
     python benchmarks/computes.py RUNS README.md
 
-RUNS holds runs of the presets below, all their seeds; measures are kept in them.
+RUNS holds runs of presets below, all their seeds; measures are kept in them. The others keep their row.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from readme import replace_block
+from readme import replace_rows
 from results import finished
 from tables import table
 
@@ -118,8 +118,7 @@ def main() -> None:
     warnings.simplefilter("error")
     groups = finished(arguments.runs)
     lines = table(HEADER, [row(name, measures_of(groups[name])) for name in PRESETS if name in groups])
-    replace_block(arguments.readme, "computes", lines)
-    print("\n".join(lines))
+    print("\n".join(replace_rows(arguments.readme, "computes", lines, PRESETS)))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/results.py RUNS README.md [--timed TIMED] [--measured interp_arith/measured.json]
 
-Every run in RUNS counts: all seeds, not the best one. Seconds are taken from TIMED alone: runs that were trained one
-at a time, with nothing else on the machine.
+Every run in RUNS counts: all seeds, not the best one. Presets that have none there keep their row. Seconds are taken
+from TIMED alone: runs that were trained one at a time, with nothing else on the machine.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from readme import replace_block
+from readme import replace_rows
 
 from interp_arith.files import write_atomically
 from interp_arith.presets import PRESETS
@@ -119,14 +119,14 @@ def main() -> None:
         "seconds alone",
     ]
     lines = ["| " + " | ".join(header) + " |", "|---|---:|---|---|---|---|---|---|---|"]
-    measured = {}
+    measured = json.loads(arguments.measured.read_text(encoding="utf-8"))
     for name in PRESETS:
         if name in groups:
             cells, measured[name] = row(name, groups[name], timed.get(name, []))
             lines.append("| " + " | ".join(cells) + " |")
-    replace_block(arguments.readme, "results", lines)
+    measured = {name: measured[name] for name in PRESETS if name in measured}
     write_atomically(arguments.measured, (json.dumps(measured, indent=1, ensure_ascii=False) + "\n").encode())
-    print("\n".join(lines))
+    print("\n".join(replace_rows(arguments.readme, "results", lines, PRESETS)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from chaos.small_runs import small_config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from readme import replace_rows
 from results import reaching
 
 from interp_arith.files import dump_yaml
@@ -44,3 +45,14 @@ def test_an_accuracy_is_reached_first_and_for_good(values, expected, tmp_path):
 def test_a_loss_is_reached_from_above(tmp_path):
     run = run_with(tmp_path, "train_loss", [2.0, 1e-4, 5e-4, 9e-5])
     assert reaching(run, "train_loss", 1e-4) == (5, 15)
+
+
+def test_a_table_keeps_the_rows_that_are_not_written_anew(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "a\n<!-- t: begin -->\n| old |\n|---|\n| `x` | 1 |\n| `z` | 2 |\n<!-- t: end -->\nb `y`\n"
+    )
+    replace_rows(readme, "t", ["| new |", "|---|", "| `z` | 3 |", "| `y` | 4 |"], ["x", "y", "z"])
+    assert readme.read_text() == (
+        "a\n<!-- t: begin -->\n| new |\n|---|\n| `x` | 1 |\n| `y` | 4 |\n| `z` | 3 |\n<!-- t: end -->\nb `y`\n"
+    )
