@@ -1,7 +1,6 @@
 """What this package's trainer runs at each step: the lean forward on stacked parameters, and its own AdamW."""
 
 import sys
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -23,8 +22,11 @@ class Predrawn(Batches):
 
     def __init__(self, batches: list[Examples]) -> None:
         self._batches = batches
-        parts = ([getattr(batch, field.name) for batch in batches] for field in fields(Examples))
-        self._stacked = Examples(*map(torch.stack, parts))
+        self._stacked = Examples(
+            torch.stack([batch.tokens for batch in batches]),
+            torch.stack([batch.targets for batch in batches]),
+            torch.stack([batch.mask for batch in batches]),
+        )
 
     def given(self, step: int, limits: Limits | None) -> None:
         """Nothing."""
@@ -34,8 +36,7 @@ class Predrawn(Batches):
         turn = step % len(self._batches)
         if not isinstance(turn, Tensor):
             return self._batches[int(turn)]
-        parts = (getattr(self._stacked, field.name) for field in fields(Examples))
-        return Examples(*(part.index_select(0, turn.long()[None])[0] for part in parts))
+        return self._stacked.each(lambda x: x.index_select(0, turn.long()[None])[0])
 
     def rows(self, kept: Tensor) -> "Predrawn":
         """The batches of some of the seeds."""

@@ -5,7 +5,7 @@ with leading zeros and their units last, the answer with its units first.
 """
 
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Literal, Self
 
 import numpy as np
@@ -99,7 +99,17 @@ class Addition(SampledTask):
     @property
     def spelling(self) -> Spelling:
         """How questions and answers are written."""
-        return Spelling(**{field.name: getattr(self, field.name) for field in fields(Spelling)})
+        return Spelling(
+            n_digits=self.n_digits,
+            operation=self.operation,
+            operands=self.operands,
+            operand_order=self.operand_order,
+            answer_order=self.answer_order,
+            padded=self.padded,
+            end_token=self.end_token,
+            scratchpad=self.scratchpad,
+            supervision=self.supervision,
+        )
 
     @property
     def vocabulary(self) -> Vocabulary:
