@@ -163,10 +163,7 @@ def _sanity(name: str, mask_first_n: int) -> Preset:
 def _table() -> dict[str, Preset]:
     entries = [
         _modular(
-            "mod-add-113",
-            ModularArithmetic(p=113),
-            "every test question right, most seeds within 600 steps",
-            optimizer=AdamW(learning_rate=1e-2, weight_decay=2.0),
+            "mod-add-113", ModularArithmetic(p=113), "every test question right, most seeds within 600 steps"
         ),
         _modular(
             "mod-add-113-fast",
