@@ -31,8 +31,8 @@ _EDGES = 10  # questions of the ten-digit protocol that are chosen, and not rand
 class TenDigit(Protocol):
     """Ten edge pairs and 10,000 random ones, the same for everybody, and sums whose carries run far.
 
-    The public seed is no secret from training: report it with the million and with the cascades, 1 to 9 columns that
-    sum to 9 above one that generates a carry.
+    Its questions are held out of training here, but its seed is public: report it with the million, and with the
+    cascades, 1 to 9 columns that sum to 9 above one that generates a carry.
     """
 
     kind: Literal["ten-digit"] = "ten-digit"
