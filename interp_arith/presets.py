@@ -163,7 +163,11 @@ def _sanity(name: str, mask_first_n: int) -> Preset:
 def _table() -> dict[str, Preset]:
     entries = [
         _modular(
-            "mod-add-113", ModularArithmetic(p=113), "every test question right, most seeds within 600 steps"
+            "mod-add-113",
+            ModularArithmetic(p=113),
+            "every test question right, most seeds within 600 steps",
+            # At 1 one seed of ten keeps harmonics in its logits; at 2 memorizing and generalizing nearly meet.
+            optimizer=AdamW(learning_rate=1e-2, weight_decay=1.5),
         ),
         _modular(
             "mod-add-113-fast",
