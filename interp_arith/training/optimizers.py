@@ -224,7 +224,9 @@ def seed_factors(
 
 def scale_seeds(tensors: list[Tensor], factors: Float[Tensor, " seed"]) -> None:
     """Multiply every stacked tensor in place, each seed by its own factor."""
-    torch._foreach_mul_(tensors, [seed_factors(factors, tensor) for tensor in tensors])
+    shapes = {(tensor.ndim, tensor.dtype): tensor for tensor in tensors}
+    shaped = {shape: seed_factors(factors, tensor) for shape, tensor in shapes.items()}
+    torch._foreach_mul_(tensors, [shaped[tensor.ndim, tensor.dtype] for tensor in tensors])
 
 
 def orthogonalize(matrices: Float[Tensor, "batch row col"], steps: int) -> Float[Tensor, "batch row col"]:
