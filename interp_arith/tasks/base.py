@@ -43,7 +43,7 @@ class Examples:
         tensors = (self.tokens, self.targets, self.mask, self.offset)
         return Examples(*(x if x is None else function(x) for x in tensors))  # pyright: ignore[reportArgumentType]
 
-    def rows(self, index: slice | Int[Tensor, " rows"]) -> "Examples":
+    def rows(self, index: int | slice | Int[Tensor, " rows"]) -> "Examples":
         """Some of the questions."""
         return self.each(lambda x: x[index])
 

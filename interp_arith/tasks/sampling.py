@@ -267,8 +267,8 @@ def key(seeds: int | Int[Tensor, "*seed"], stream: str) -> Int[Tensor, "*seed"]:
     return _hash((given, _STREAMS[stream]))
 
 
-def later(key: Int[Tensor, "*seed"], counter: int | Int[Tensor, ""]) -> Int[Tensor, "*seed"]:
-    """The key of another moment: 2³² numbers further on for each."""
+def later(key: Int[Tensor, "*seed"], counter: int | Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """The key of another moment: 2³² numbers further on for each. Many moments broadcast against the keys."""
     distance = counter * _signed(_GAMMA << 32)
     return key + (_signed(distance) if isinstance(distance, int) else distance)
 

@@ -75,9 +75,12 @@ class Draws(Source):
         return self.draw(self.key, step, limits)
 
     def draw(
-        self, keys: Int[Tensor, "*seed"], step: int | Int[Tensor, ""], limits: Limits | None
+        self, keys: Int[Tensor, "*seed"], step: int | Int[Tensor, "..."], limits: Limits | None
     ) -> Examples:
-        """The batches that the sources of these keys give, drawn together where the keys are."""
+        """The batches that the sources of these keys give, drawn together where the keys are.
+
+        Steps [step, 1] give the batches of many steps: [step seed batch …].
+        """
         return self._task.encode(self._task.sample("train", self._batch_size, later(keys, step), limits))
 
     @property

@@ -22,6 +22,8 @@ from interp_arith.training.optimizers import Number
 Given = Tensor | Limits | None
 """What the host says of a step: a tensor has the same shape at every step; anything else stays for many."""
 
+_DRAWN_AT_ONCE = 8  # batches, on a CPU: what so few questions take to draw hardly depends on their number
+
 
 class Batches(ABC):
     """The batch of every seed for every step, with a leading seed axis."""
@@ -82,10 +84,12 @@ class Shuffled(Batches):
 
 
 class Drawn(Batches):
-    """Questions drawn on the device, for all seeds at once."""
+    """Questions drawn on the device, for all seeds at once; on a CPU for several steps, which costs little more."""
 
     def __init__(self, source: Draws, keys: Int[Tensor, " seed"]) -> None:
         self._source, self._keys = source, keys
+        self._at_once = max(1, _DRAWN_AT_ONCE // max(1, len(keys)))
+        self._drawn: tuple[int, Limits | None, Examples] | None = None
 
     def given(self, step: int, limits: Limits | None) -> Limits | None:
         """The limits."""
@@ -94,7 +98,14 @@ class Drawn(Batches):
     def batch(self, given: Given, step: Number) -> Examples:
         """Questions drawn for this step alone."""
         assert not isinstance(given, Tensor)
-        return self._source.draw(self._keys, step.long() if isinstance(step, Tensor) else int(step), given)
+        if isinstance(step, Tensor):
+            return self._source.draw(self._keys, step.long(), given)
+        index = int(step) % self._at_once
+        first = int(step) - index
+        if self._drawn is None or self._drawn[:2] != (first, given):
+            steps = torch.arange(first, first + self._at_once, device=self._keys.device)
+            self._drawn = first, given, self._source.draw(self._keys, steps[:, None], given)
+        return self._drawn[2].rows(index)
 
     def rows(self, kept: Int[Tensor, " rows"]) -> "Drawn":
         """The batches of some of the seeds."""

@@ -39,6 +39,15 @@ def test_each_seed_sees_the_batches_that_it_sees_alone(task, batch_size, kind, a
             assert all(torch.equal(a[row], b) for a, b in zip(parts(together), parts(alone), strict=True))
 
 
+def test_questions_follow_the_step_and_the_limits_in_whatever_order_they_are_asked_for():
+    (source,) = sources(ADDER, 20, seeds=[4])
+    batches = make_batches([source], CPU)
+    for step, longest in ((6, 2), (7, 3), (8, 3), (7, 2), (100_003, 1)):
+        limits = Limits(1, longest, 0.5)
+        batch, alone = batches.batch(limits, step), source.batch(step, limits)
+        assert all(torch.equal(a[0], b) for a, b in zip(parts(batch), parts(alone), strict=True))
+
+
 @pytest.mark.parametrize(("task", "batch_size"), [(ADDER, 20), (MODULAR, 8), (MODULAR, None)])
 def test_those_that_go_on_see_what_they_would_have_seen(task, batch_size):
     batches = make_batches(sources(task, batch_size), CPU)
