@@ -32,7 +32,7 @@ class TenDigit(Protocol):
     """Ten edge pairs and 10,000 random ones, the same for everybody, and sums whose carries run far.
 
     Its questions are held out of training here, but its seed is public: report it with the million, and with the
-    cascades, 1 to 9 columns that sum to 9 above one that generates a carry.
+    cascades, 1 to 9 columns that sum to 9 above one that generates a carry, held out too.
     """
 
     kind: Literal["ten-digit"] = "ten-digit"
@@ -60,7 +60,7 @@ class TenDigit(Protocol):
         tally.total("ten_digit")
         progress(len(pairs), total)
         for length in lengths:
-            drawn = draw_cascades(length, self.cascades, 10, later(start, length))
+            drawn = draw_cascades(length, self.cascades, 10, later(start, length), held_out=True)
             tally.add(f"cascade_{length}", ask(model, task, _asked(task, drawn, subtracts=False)))
             progress(len(pairs) + self.cascades * length, total)
         return tally.evaluation()

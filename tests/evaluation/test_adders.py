@@ -59,6 +59,11 @@ class TestTenDigit:
         assert writer.asked[:10_010] == list(map(tuple, ten_digit_pairs().tolist()))
         assert [cascade(row) for row in writer.asked[10_010:]] == [n for n in range(1, 10) for _ in range(30)]
 
+    def test_none_of_its_questions_is_drawn_for_training(self, planted):
+        writer = Writer(Addition(n_digits=10))
+        planted(TenDigit(cascades=30), writer)
+        assert are_test_questions(writer.asked, 10)
+
     def test_every_number_of_a_model_that_fails_where_the_first_number_is_all_nines(self, planted):
         found, rows = planted(TenDigit(cascades=0), Writer(Addition(), lambda row: row[0] == 9_999_999_999))
         assert counts(rows) == {
