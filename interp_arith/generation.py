@@ -10,6 +10,7 @@ from interp_arith.errors import RequestError, unknown
 from interp_arith.models.position_scheme import PositionScheme
 from interp_arith.models.positions import Learned
 from interp_arith.run import Run, parse_step
+from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import SampledTask, Task
 from interp_arith.tasks.sampling import SPLITS
 from interp_arith.tasks.sources import split_questions
@@ -162,7 +163,14 @@ def token_rows(
                 f"the {split} split of this {task.kind} task has no questions; take another --split"
             )
         n = min(SHOWN, there_are) if n is None else n
-    questions = split_questions(task, split, SHOWN if n is None else n, limits)
+    n = SHOWN if n is None else n
+    if isinstance(task, Addition) and limits is not None and limits.min_digits > 1 and n > 0:
+        # One drawn number in ten begins with a zero; of ten numbers none does in a third of the questions.
+        drawn = split_questions(task, split, 8 * n + 100, limits)
+        is_long = (drawn[:, : task.operands] >= 10 ** (limits.min_digits - 1)).all(axis=1)
+        questions = drawn[is_long][:n]
+    else:
+        questions = split_questions(task, split, n, limits)
     symbols, targets = task.vocabulary.symbols, output_symbols(task)
     for row in range(len(questions)):
         question = questions[row : row + 1]

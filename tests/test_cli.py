@@ -334,6 +334,7 @@ def test_inspect_data_shows_the_rows_of_position_tables(ask):
     shown = ask("inspect-data", "add-10d-763", "-n", "1", "--model.positions.kind", "coupled")
     assert "place" in shown
     assert [line.split()[1] for line in shown.splitlines()[4:15]] == [*map(str, range(11, 0, -1))]
+    assert shown.endswith("the places of each question are moved up by the same random offset, 0 to 89\n")
 
 
 def test_inspect_data_draws_operands_of_the_lengths_asked_for(ask):

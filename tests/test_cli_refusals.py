@@ -150,6 +150,13 @@ def test_a_wrong_field_of_the_config(refused, options, complaint):
         assert complaint in refused(*TINY, *options.split())
 
 
+def test_a_layout_and_a_position_scheme_that_do_not_go_together(refused):
+    layout = ["--task.padded", "False", "--task.end-token", "True", "--task.answer-order", "units-last"]
+    for kind in ("segment-digit", "abacus", "coupled"):
+        told = refused("train", "add-10d-4k", *layout, "--model.positions.kind", kind)
+        assert "set answer_order to units-first, or padded to True" in told
+
+
 def test_cuda_without_a_gpu(refused, run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "this machine has none that torch can use; take --device cpu" in refused(*TINY, "--device", "cuda")

@@ -82,7 +82,7 @@ def test_a_protocol_that_the_model_is_too_small_for_is_one_line(run, capsys):
     assert printed.out == ""
     assert printed.err == (
         "interp-arith: operands of 10 digits: the model has positions for 3; train with task.n_digits = 10, "
-        "or with a larger model.n_ctx\n"
+        "or with model.n_ctx = 32\n"
     )
 
 

@@ -157,7 +157,11 @@ def test_token_rows_show_the_rows_of_position_tables():
 def test_the_length_of_drawn_operands_can_be_chosen():
     task = Addition(n_digits=6)
     for title, _ in rows_of(task, n=30, low=2, high=3):
-        assert all(int(number) < 1000 for number in title.split("=")[0].split("+"))
+        assert all(2 <= len(number) <= 3 for number in title.split("=")[0].split("+"))
+    longest = Addition(n_digits=20, operands=10)
+    shown = rows_of(longest, n=20, low=20)
+    assert len(shown) == 20
+    assert all(len(number) == 20 for title, _ in shown for number in title.split("=")[0].split("+"))
 
 
 def test_as_many_as_there_are_stand_for_no_number_given():

@@ -40,5 +40,9 @@ def run(arguments: list[str]) -> None:
             numbers = [i for i, name in enumerate(columns) if name not in ("token", "target", "loss")]
             print(title)
             print_table(columns, [tuple(row.values()) for row in rows], numbers=numbers)
+        if largest := model.positions.largest_offset(task):
+            print(
+                f"in training the places of each question are moved up by the same random offset, 0 to {largest}"
+            )
 
     parse(command, "inspect-data PRESET|CONFIG.yaml", __doc__, rest)

@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp_arith.errors import RequestError
-from interp_arith.evaluation.asking import Asked, Tally, adder, ask, longest_operands, with_digits
+from interp_arith.evaluation.asking import (
+    Asked,
+    Tally,
+    adder,
+    ask,
+    longest_operands,
+    trained_test_questions,
+    with_digits,
+)
 from interp_arith.evaluation.base import Evaluation, Progress, Protocol, Sets, in_silence
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
@@ -32,7 +40,7 @@ class TenDigit(Protocol):
     """Ten edge pairs and 10,000 random ones, the same for everybody, and sums whose carries run far.
 
     Its questions are held out of training here, but its seed is public: report it with the million, and with the
-    cascades, 1 to 9 columns that sum to 9 above one that generates a carry.
+    cascades, 1 to 9 columns that sum to 9 above one that generates a carry, held out too.
     """
 
     kind: Literal["ten-digit"] = "ten-digit"
@@ -60,10 +68,10 @@ class TenDigit(Protocol):
         tally.total("ten_digit")
         progress(len(pairs), total)
         for length in lengths:
-            drawn = draw_cascades(length, self.cascades, 10, later(start, length))
+            drawn = draw_cascades(length, self.cascades, 10, later(start, length), held_out=True)
             tally.add(f"cascade_{length}", ask(model, task, _asked(task, drawn, subtracts=False)))
             progress(len(pairs) + self.cascades * length, total)
-        return tally.evaluation()
+        return tally.evaluation(trained_test_questions(task, sets))
 
 
 class Million(Protocol):
@@ -97,7 +105,7 @@ class Million(Protocol):
                 break
         if has_classes:
             tally.total("all")
-        return tally.evaluation(self._notes(task))
+        return tally.evaluation((*self._notes(task), *trained_test_questions(task, sets)))
 
     def _draw(self, task: Addition, key: Int[Tensor, ""], wanted: int) -> Int[Tensor, "batch operand column"]:
         """Some test questions."""
@@ -145,7 +153,7 @@ class LengthGrid(Protocol):
                 f"the model has positions for operands of at most {longest} digits; "
                 f"twice the longest of training would be {wanted}"
             )
-        return tally.evaluation(notes)
+        return tally.evaluation((*notes, *trained_test_questions(task, sets)))
 
 
 class Complexity(Protocol):
@@ -176,7 +184,7 @@ class Complexity(Protocol):
                 notes.append(f"{name}: {error}")
             progress(done, len(names))
         tally.total("all")
-        return tally.evaluation(notes)
+        return tally.evaluation((*notes, *trained_test_questions(task, sets)))
 
     def _draw(
         self, task: Addition, name: str, start: Int[Tensor, ""], number: int

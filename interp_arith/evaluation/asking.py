@@ -13,11 +13,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_arith.errors import RequestError
-from interp_arith.evaluation.base import MOST_FAILURES, Evaluation
+from interp_arith.evaluation.base import MOST_FAILURES, Evaluation, Sets
 from interp_arith.evaluation.decoding import greedy_continuation
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
+from interp_arith.tasks.sampling import in_split
 
 
 @dataclass(frozen=True)
@@ -112,20 +113,36 @@ def adder(task: Task, protocol: str) -> Addition:
     return task
 
 
+def trained_test_questions(task: Addition, sets: Sets) -> tuple[str, ...]:
+    """A note where training questions came from files and belong to the split that protocols draw from."""
+    if "train" not in sets:
+        return ()
+    trained = task.drawn(sets["train"])[:, : task.operands]
+    found = int(in_split(trained, "test").sum())
+    if not found:
+        return ()
+    return (
+        f"{found:,} of the {len(trained):,} questions in the run's data files for training belong to the split that "
+        "is asked here; the model may have seen what it is asked",
+    )
+
+
 def with_digits(model: ArithmeticTransformer, task: Addition, n_digits: int) -> Addition:
     """The same task with longer operands.
 
     Raises:
         RequestError: the model has no positions for them.
     """
-    longest = longest_operands(model, task, n_digits)
+    longest, asked = longest_operands(model, task, n_digits), task.reaching(n_digits)
     if longest < n_digits:
-        larger = "model.n_ctx" if model.config.positions.ends_with_context else "positions.max_place"
+        longer = f"positions.max_place = {max(asked.number_lengths)}"
+        if model.config.positions.ends_with_context:
+            longer = f"n_ctx = {asked.n_ctx}"
         raise RequestError(
             f"operands of {n_digits} digits: the model has positions for {longest}; "
-            f"train with task.n_digits = {n_digits}, or with a larger {larger}"
+            f"train with task.n_digits = {n_digits}, or with model.{longer}"
         )
-    return task.reaching(n_digits)
+    return asked
 
 
 def longest_operands(model: ArithmeticTransformer, task: Addition, most: int) -> int:

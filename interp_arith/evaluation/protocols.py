@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
+from interp_arith.errors import RequestError
 from interp_arith.evaluation.adders import Complexity, LengthGrid, Million, TenDigit
 from interp_arith.evaluation.base import (
     MOST_FAILURES,
@@ -31,7 +32,16 @@ class Test(Protocol):
     def evaluate(
         self, model: ArithmeticTransformer, task: Task, sets: Sets, progress: Progress = in_silence
     ) -> Evaluation:
-        """One row a split."""
+        """One row a split.
+
+        Raises:
+            RequestError: there is none.
+        """
+        if not sets:
+            raise RequestError(
+                "protocol test asks what the run holds out, and task.val_questions and task.test_questions are 0; "
+                f"take another: {', '.join(name for name in PROTOCOLS if name != self.kind)}"
+            )
         rows, failures = [], []
         for name, questions in sets.items():
             examples = task.examples(questions)

@@ -39,7 +39,7 @@ class PositionScheme(Choice, ABC):
         """Refuse a task whose questions the scheme cannot number.
 
         Raises:
-            RequestError: it has no digits, or more of them than the scheme has rows.
+            RequestError: it has no digits, or more of them than the scheme has rows, or their columns cannot be told.
         """
 
     @property

@@ -205,14 +205,14 @@ class Addition(SampledTask):
 
     @property
     def _example(self) -> str:
-        if self.operands > 2:
-            return "+".join(["23", "45", *["6"] * (self.operands - 2)]) + "="
-        return "23-45=" if self.operation == "subtract" else "23+45="
+        first, second = ("23", "45") if self.n_digits > 1 else ("3", "5")
+        sign = "-" if self.operation == "subtract" else "+"
+        return sign.join([first, second, *["6"] * (self.operands - 2)]) + "="
 
     def _too_long(self, question: str) -> str:
         return (
             f"question {question}: numbers must be from 0 to {10**self.n_digits - 1} "
-            f"({self.n_digits} digits); for example {self._example!r}"
+            f"({self.n_digits} digit{'s' * (self.n_digits > 1)}); for example {self._example!r}"
         )
 
     def _spell(self, row: np.ndarray) -> str:

@@ -72,6 +72,8 @@ def draw_cascades(
     if not 1 <= length < n_digits:
         raise RequestError(
             f"cascade of length {length}: must be from 1 to {n_digits - 1} in numbers of {n_digits} digits"
+            if n_digits > 1
+            else f"cascade of length {length}: numbers of 1 digit have none; it needs 2 digits or more"
         )
     return _first(
         n,

@@ -167,7 +167,8 @@ def read_data(task: Task, folder: Path) -> dict[str, Shaped[np.ndarray, "batch o
 
     Raises:
         RequestError: no train.jsonl or an empty one, a malformed line (its number is named), an answer that the
-            task does not give, or sequences over the context length (with their count).
+            task does not give, sequences over the context length (with their count), or a question to train on
+            that is held out too.
     """
     if not (folder / "train.jsonl").is_file():
         raise RequestError(
@@ -179,6 +180,14 @@ def read_data(task: Task, folder: Path) -> dict[str, Shaped[np.ndarray, "batch o
             f"{folder / 'train.jsonl'} has no questions; "
             'a line looks like {"question": "23+45=", "answer": "68"}'
         )
+    trained = set(map(tuple, splits["train"].tolist()))
+    for split in SPLITS[1:]:
+        both = [row for row in splits[split] if tuple(row.tolist()) in trained]
+        if both:
+            raise RequestError(
+                f"{folder / f'{split}.jsonl'}: {len(both)} of {len(splits[split])} questions are in train.jsonl too, "
+                f"{task.text(np.stack(both[:1]))[0]} the first; leave them out of one of the files"
+            )
     return splits
 
 

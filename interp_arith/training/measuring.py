@@ -44,9 +44,13 @@ def check_metrics(config: RunConfig, source: Source) -> None:
     }
     for name, metric in wanted.items():
         if metric is not None and metric not in measured:
-            raise RequestError(
-                f"{name} = {metric!r} is not measured in this run; there are: {', '.join(measured)}"
-            )
+            there_are = f"there are: {', '.join(measured)}"
+            if not measured:
+                there_are = (
+                    "nothing is; give it task.val_questions or task.test_questions, "
+                    "or set checkpoints.keep_best to 0 and stop.metric to None"
+                )
+            raise RequestError(f"{name} = {metric!r} is not measured in this run; {there_are}")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ LINES_IN_ALL = 800
 FITTED = 0.99
 
 _SET_KEY = re.compile(r"(?P<set>.+)_(?P<score>loss|accuracy|exact_match)")
-_FIRST_SETS = ("train", "val", "test")
+_FIRST_SETS = ("train", "val", "test", "grid", "val_current")
 _RUN_COLUMNS = ("step", "train_accuracy", "train_loss", "test_accuracy", "test_exact_match", "test_loss")
 _GRID_COLUMNS = ("step", "val_current_exact_match", "grid_exact_match", *_RUN_COLUMNS[3:])
 _LINE_OF_TRAIN = (("  train loss", "train_loss"), (" acc", "train_accuracy"))
@@ -55,7 +55,7 @@ class Sink(ABC):
 
 
 def evaluated_sets(keys: Iterable[str]) -> list[str]:
-    """The sets that have a score among these keys: train, val, test, then the others as they come."""
+    """The sets that have a score among these keys: train, val, test, the whole grid, then the others as they come."""
     found = dict.fromkeys(match["set"] for key in keys if (match := _SET_KEY.fullmatch(key)))
     others = [name for name in found if name not in {*_FIRST_SETS, "batch"}]
     return [name for name in _FIRST_SETS if name in found] + others
@@ -144,11 +144,13 @@ class LiveTable(Sink):
         (latest,) = self._latest.values()
         table = _table("set", "token accuracy", "exact match", "loss (nats/token)")
         sets = evaluated_sets(latest)
-        for name in sets[:MOST_ROWS]:
+        most = max(5, min(MOST_ROWS, self._console.height - 9))
+        shown = sets if len(sets) <= most else sets[: most - 1]
+        for name in shown:
             keys = (f"{name}_{score}" for score in ("accuracy", "exact_match", "loss"))
             table.add_row(name, *(_show(key, latest.get(key)) for key in keys))
-        if len(sets) > MOST_ROWS or not sets:
-            table.add_row(f"and {len(sets) - MOST_ROWS} more" if sets else "not evaluated yet", style="dim")
+        if len(shown) < len(sets) or not sets:
+            table.add_row(f"and {len(sets) - len(shown)} more" if sets else "not evaluated yet", style="dim")
         others = [key for key in latest if key not in ("step", "seconds") and not _SET_KEY.fullmatch(key)]
         return table, [f"{key.replace('_', ' ')} {_show(key, latest[key])}" for key in others]
 

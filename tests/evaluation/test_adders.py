@@ -59,6 +59,11 @@ class TestTenDigit:
         assert writer.asked[:10_010] == list(map(tuple, ten_digit_pairs().tolist()))
         assert [cascade(row) for row in writer.asked[10_010:]] == [n for n in range(1, 10) for _ in range(30)]
 
+    def test_none_of_its_questions_is_drawn_for_training(self, planted):
+        writer = Writer(Addition(n_digits=10))
+        planted(TenDigit(cascades=30), writer)
+        assert are_test_questions(writer.asked, 10)
+
     def test_every_number_of_a_model_that_fails_where_the_first_number_is_all_nines(self, planted):
         found, rows = planted(TenDigit(cascades=0), Writer(Addition(), lambda row: row[0] == 9_999_999_999))
         assert counts(rows) == {
@@ -96,7 +101,7 @@ class TestTenDigit:
             planted(TenDigit(), Writer(Addition(n_digits=4)), n_ctx=31)
         assert str(raised.value) == (
             "operands of 10 digits: the model has positions for 9; train with task.n_digits = 10, "
-            "or with a larger model.n_ctx"
+            "or with model.n_ctx = 32"
         )
 
     @pytest.mark.parametrize(
@@ -265,6 +270,23 @@ class TestComplexity:
         task = Addition(n_digits=3, operands=3)
         with pytest.raises(RequestError, match="about two numbers, and the run's task has 3; take million"):
             Complexity().evaluate(small_model(task), task, {})
+
+
+@pytest.mark.parametrize("name", ADDERS)
+def test_a_run_that_trained_on_test_questions_from_files_is_noted(name):
+    task = Addition(n_digits=10)
+    fields = {"ten-digit": {"cascades": 1}}.get(name, {"questions": 5})
+    pairs = ten_digit_pairs()[-3:]
+
+    def notes(trained):
+        return PROTOCOLS.make(name, **fields).evaluate(small_model(task), task, trained).notes
+
+    (note,) = set(notes({"train": np.concatenate([pairs, task.split("val")[:4]])})) - set(notes({}))
+    assert note == (
+        "3 of the 7 questions in the run's data files for training belong to the split that is asked here; "
+        "the model may have seen what it is asked"
+    )
+    assert notes({"train": task.split("val")}) == notes({})
 
 
 @pytest.mark.parametrize("name", ADDERS)

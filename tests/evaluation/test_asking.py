@@ -101,7 +101,7 @@ def test_too_few_places_are_said():
         with_digits(small_model(task, kind="abacus", max_place=6), task, 9)
     assert str(raised.value) == (
         "operands of 9 digits: the model has positions for 5; train with task.n_digits = 9, "
-        "or with a larger positions.max_place"
+        "or with model.positions.max_place = 10"
     )
 
 

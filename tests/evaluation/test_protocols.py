@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from interp_arith.errors import RequestError
 from interp_arith.evaluation.protocols import MOST_FAILURES, PROTOCOLS, Test
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.transformer import build_model
@@ -23,6 +24,12 @@ def constant_model(task, logits):
         parameter.zero_()
     model.unembed.b_U.copy_(torch.as_tensor(logits))
     return model.eval()
+
+
+def test_a_run_that_holds_nothing_out_has_no_test():
+    task = Addition(n_digits=2, val_questions=0, test_questions=0)
+    with pytest.raises(RequestError, match=r"task\.test_questions are 0; take another: ten-digit, million"):
+        Test().evaluate(constant_model(task, [0.0] * 14), task, {})
 
 
 def test_every_number_of_a_model_that_always_answers_3():

@@ -193,6 +193,12 @@ class TestRefusals:
         with pytest.raises(RequestError, match=re.escape(message) + "$"):
             build_model(ModelConfig(**SMALL, positions=Abacus(**fields)), Addition(n_digits=10))
 
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_answers_whose_columns_cannot_be_told_before_they_end(self, scheme):
+        task = Addition(padded=False, end_token=True, answer_order="units-last")
+        with pytest.raises(RequestError, match="set answer_order to units-first, or padded to True"):
+            build_model(ModelConfig(**SMALL, positions=scheme), task)
+
     def test_the_suggested_length_fits(self):
         assert build_model(ModelConfig(**SMALL, positions=Abacus(max_place=10)), Addition(n_digits=9))
 

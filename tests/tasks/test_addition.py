@@ -95,6 +95,22 @@ def test_a_malformed_question_is_named_with_the_form_and_an_example(question):
     )
 
 
+@pytest.mark.parametrize("n_digits", [1, 2])
+@pytest.mark.parametrize(
+    "fields", [{}, {"operation": "subtract"}, {"operation": "mixed"}, {"operands": 2}, {"operands": 4}]
+)
+def test_the_example_of_a_message_is_a_question_of_the_task(fields, n_digits):
+    task = Addition(n_digits=n_digits, **fields)
+    with pytest.raises(RequestError) as caught:
+        task.parse(["what?"])
+    assert len(task.parse([str(caught.value).split("'")[-2]])) == 1
+
+
+def test_the_range_of_one_digit_is_in_the_singular():
+    with pytest.raises(RequestError, match=r"from 0 to 9 \(1 digit\); for example '3\+5='"):
+        Addition(n_digits=1).parse(["10+1="])
+
+
 @pytest.mark.parametrize("question", ["1000+1=", "1+1000=", f"{10**30}+1=", "9" * 5000 + "+1="])
 def test_a_number_with_too_many_digits_is_refused(question):
     with pytest.raises(

@@ -133,6 +133,11 @@ def test_a_cascade_without_room_is_refused(length):
         draw_cascades(length, 10, 5, START)
 
 
+def test_numbers_of_one_digit_have_no_cascade():
+    with pytest.raises(RequestError, match="numbers of 1 digit have none; it needs 2 digits or more"):
+        draw_cascades(1, 10, 1, START)
+
+
 def test_every_class_of_one_digit_has_test_questions():
     # Of the 100 questions of one digit, 6 are test questions.
     for name in classes(1, "mixed"):

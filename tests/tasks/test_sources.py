@@ -192,6 +192,18 @@ def test_a_wrong_answer_is_named_with_the_right_one(tmp_path):
         read_data(Addition(), tmp_path)
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_held_out_question_that_is_trained_on_is_named(split, tmp_path):
+    write_lines(tmp_path, RIGHT, line("1+1=", "2"))
+    write_lines(tmp_path, line("2+2=", "4"), line("01+1=", "2"), RIGHT, split=split)
+    with pytest.raises(RequestError) as caught:
+        read_data(Addition(), tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / split}.jsonl: 2 of 3 questions are in train.jsonl too, 1+1= the first; "
+        "leave them out of one of the files"
+    )
+
+
 def test_numbers_are_answers_too(tmp_path):
     write_lines(tmp_path, '{"question": "23+45=", "answer": 68}')
     assert read_data(Addition(), tmp_path)["train"].tolist() == [[23, 45]]

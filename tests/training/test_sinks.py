@@ -109,11 +109,23 @@ def test_a_grid_of_lengths_has_rows_of_its_own_and_a_place_in_the_line():
     table.close("finished")
     lines = rendered(table)
     assert [line.split() for line in lines if line.startswith(("val_4", "grid"))] == [
-        ["val_4", "0.250"],
         ["grid", "0.125"],
+        ["val_4", "0.250"],
     ]
     assert any("curriculum digits 4" in line for line in lines)
     assert "grid exact 0.125 to digits 4" in out.getvalue()
+
+
+def test_a_long_grid_fits_the_screen_and_its_mean_is_always_shown():
+    lengths = {f"val_{length}_exact_match": 0.5 for length in range(1, 51)}
+    table, _ = plain(["run"], 600)
+    table._console.height = 24
+    table.log("run", record(120, **lengths, val_current_exact_match=0.75, grid_exact_match=0.25))
+    lines = rendered(table)
+    assert len(lines) <= 24
+    first = [line.split()[0] for line in lines if line.startswith(("train", "test", "grid", "val_"))]
+    assert first[:5] == ["train", "test", "grid", "val_current", "val_1"]
+    assert f"and {54 - len(first)} more" in lines
 
 
 def test_many_runs_fit_the_screen_and_are_summed_up():

@@ -319,6 +319,13 @@ class TestRefusals:
                 "'grid_exact_match' is not measured in this run; there are: val_loss",
             ),
             (
+                {
+                    "task": Addition(n_digits=2, val_questions=0, test_questions=0),
+                    "checkpoints": {"best_metric": "val_loss"},
+                },
+                "'val_loss' is not measured in this run; nothing is; give it task.val_questions",
+            ),
+            (
                 {"task": Addition(n_digits=4, val_step=2), "stop": {"metric": "val_3_loss"}},
                 "'val_3_loss' is not measured in this run; there are: .*val_2_loss.*val_current_loss.*grid_loss",
             ),
@@ -330,6 +337,7 @@ class TestRefusals:
             "growth-without-epochs",
             "growth-too-slow",
             "no-grid",
+            "nothing-held-out",
             "not-on-the-grid",
         ],
     )
