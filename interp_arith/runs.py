@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp_arith.bars import bar
 from interp_arith.errors import RequestError, WorkError, unknown
+from interp_arith.evaluation.decoding import BATCH
 from interp_arith.evaluation.protocols import PROTOCOLS
 from interp_arith.figures.curves import training_curves, write_html
 from interp_arith.interp.live import live_measures
@@ -23,7 +24,7 @@ from interp_arith.tasks.pairs import PairTask
 from interp_arith.tasks.sources import question_sets
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import fresh_weights
-from interp_arith.training.machine import pick_device
+from interp_arith.training.machine import pick_device, prepared, threads_for
 from interp_arith.training.sinks import TRACKERS, LiveTable, Sink, make_tracker
 from interp_arith.training.trainer import Trainer
 
@@ -223,13 +224,13 @@ def evaluate(
     how = PROTOCOLS.make(protocol)
     run = run if isinstance(run, Run) else load_run(run)
     checkpoint, weights = run.whole_checkpoint(parse_step(str(step)))
-    model = run.model_of(weights).to(pick_device(device), print_details=False)
-    with bar(protocol, progress) as told:
+    where = pick_device(device)
+    model = run.model_of(weights).to(where, print_details=False)
+    parameters = sum(p.numel() for p in model.trained_parameters().values())
+    threads = threads_for(2.0 * parameters * BATCH)  # a token of every question that is answered together
+    with prepared(where, threads), bar(protocol, progress) as told:
         found = how.evaluate(model, run.task, question_sets(run.task, run.config.data_dir), told)
-    head = {
-        "step": checkpoint.step,
-        "parameters": sum(p.numel() for p in model.trained_parameters().values()),
-    }
+    head = {"step": checkpoint.step, "parameters": parameters}
     file = run.directory.write_evaluation(protocol, checkpoint.step, {**head, **found.plain()})
     found.table.attrs |= {**head, "file": str(file), "notes": found.notes}
     return found.table

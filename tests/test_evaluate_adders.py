@@ -54,6 +54,23 @@ def test_a_protocol_is_kept_with_parameters_notes_and_failures(run, planted):
     assert all(failure["question"].startswith("7") for failure in kept["failures"])
 
 
+def test_a_small_model_answers_with_one_thread_and_threads_are_set_back(run, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    before, used = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    monkeypatch.setattr(
+        "interp_arith.evaluation.asking.greedy_continuation",
+        lambda *asked: used.append(torch.get_num_threads()) or Writer(TASK)(*asked),
+    )
+    try:
+        evaluate(run, "length-grid", device="cpu")
+        assert set(used) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_tied_matrix_counts_once(tmp_path):
     model = {"d_model": 4, "n_heads": 1, "attention_only": True, "tied": True, "n_ctx": 11}
     run = adder(tmp_path, model=model)

@@ -35,7 +35,7 @@ def pick_device(name: str, precision: str = "fp32") -> torch.device:
 
 @contextmanager
 def prepared(device: torch.device, threads: int) -> Iterator[None]:
-    """Threads, memory and matrix products set for training; threads and products set back afterwards.
+    """Threads, memory and matrix products set for much work; threads and products set back afterwards.
 
     Products of float32 are those of IEEE float32, on a GPU too: TF32, which keeps 10 bits of 23, is off.
     """
