@@ -5,6 +5,7 @@ One run is an ensemble of one.
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Examples
 
 _ROWS_AT_ONCE = 8192  # of each seed, however many there are: sums in other parts would differ in the last bit
+_ALIGNMENT = 64  # bytes: PyTorch's new memory on a CPU begins at a multiple
 
 
 def stack(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -70,10 +72,34 @@ def logits(
         return torch.vmap(one)(dict(parameters), tokens, ids)
     members = [
         dict(zip(parameters, m, strict=True))
-        for m in zip(*(p.unbind() for p in parameters.values()), strict=True)
+        for m in zip(*(_apart(p) for p in parameters.values()), strict=True)
     ]
     each_ids = ({name: rows[index] for name, rows in ids.items()} for index in range(len(members)))
-    return torch.stack([one(*each) for each in zip(members, tokens, each_ids, strict=True)])
+    return _Stacked.apply(*(one(*each) for each in zip(members, tokens, each_ids, strict=True)))
+
+
+def _apart(stacked: Float[Tensor, "seed ..."]) -> tuple[Tensor, ...]:
+    """Each seed's part, copied unless it begins where new memory may begin.
+
+    How a product of matrices rounds can depend on that: MKL adds in another order where an operand does not begin at
+    a multiple of 16 bytes.
+    """
+    parts = stacked.unbind()
+    if stacked.stride(0) * stacked.element_size() % _ALIGNMENT == 0:
+        return parts
+    return tuple(part.clone() for part in parts)
+
+
+class _Stacked(torch.autograd.Function):
+    """`torch.stack`, whose gradient is taken `_apart`."""
+
+    @staticmethod
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return _apart(gradients[0])
 
 
 @torch.no_grad()

@@ -171,6 +171,23 @@ class TestEnsemble:
             (alone,) = train_small(config, tmp_path / "alone", [seed])
             assert differences(alone.path, run.path) == []
 
+    @pytest.mark.parametrize("questions", [1, 2, 3])
+    @pytest.mark.parametrize("loss", ["softmax", "stablemax"])
+    def test_wherever_a_seed_lies_in_memory_its_gradients_are_the_same_to_the_bit(self, questions, loss):
+        """Sizes of which hardly any fills 16 bytes, so that what the second seed has begins anywhere."""
+        config = small_config(loss=loss, model={"d_model": 7, "n_heads": 1, "d_mlp": 5})
+        parameters, everything = stacked(config, range(4))
+        batch = everything.each(lambda x: x[:, :questions])
+        positions = config.task.answer_positions
+        together, largest, gradients = step._gradients(config, parameters, batch, positions, None)
+        for seed in range(4):
+            one = {name: p[seed : seed + 1].clone() for name, p in parameters.items()}
+            examples = batch.each(lambda x, seed=seed: x[seed : seed + 1])
+            alone = step._gradients(config, one, examples, positions, None)
+            assert torch.equal(together[seed], alone[0][0])
+            assert torch.equal(largest[seed], alone[1][0])
+            assert all(torch.equal(gradients[name][seed], g[0]) for name, g in alone[2].items())
+
     def test_a_seed_that_stops_early_does_not_change_the_others(self, tmp_path):
         config = small_config(stop=EARLY_STOP)
         together = train_small(config, tmp_path / "together", [0, 1, 2])
