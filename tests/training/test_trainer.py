@@ -13,6 +13,7 @@ from interp_arith.errors import RequestError, WorkError
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks import Addition, sources
 from interp_arith.training import ensemble, step
+from interp_arith.training.batches import Drawn
 from interp_arith.training.lanes import fresh_weights
 from interp_arith.training.optimizers import OPTIMIZERS
 
@@ -153,15 +154,15 @@ class TestTraining:
 
     def test_a_curriculum_limits_what_is_drawn(self, tmp_path, monkeypatch):
         digits = []
-        original = Addition.sample
+        original = Drawn.batch
 
-        def recording(task, split, n, start, limits=None):
-            questions = original(task, split, n, start, limits)
-            if split == "train":
-                digits.append(1 + int(questions.flatten(0, -2).any(dim=0).nonzero().max()))
-            return questions
+        def recording(drawn, given, step):
+            batch = original(drawn, given, step)
+            operands = batch.tokens[..., :12].unflatten(-1, (2, 6))[..., :5]  # five digits and a sign, twice
+            digits.append(5 - int(operands.flatten(0, -2).any(dim=0).nonzero().min()))
+            return batch
 
-        monkeypatch.setattr(Addition, "sample", recording)
+        monkeypatch.setattr(Drawn, "batch", recording)
         config = small_config(
             task=Addition(n_digits=5, val_questions=4, test_questions=4),
             curriculum={"kind": "phases", "max_digits": (1, 3), "fractions": (0.25, 0.5)},
