@@ -5,7 +5,7 @@ RUNS ?= runs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: train test check bench results computes sweep-results clean
+.PHONY: train test check bench results computes adders sweep-results clean
 
 train: $(VENV)/.installed  ## train mod-add-113 until it has grokked (a finished run is kept as it is)
 	$(BIN)/interp-arith train mod-add-113 --resume
@@ -26,6 +26,9 @@ results: $(VENV)/.installed  ## the results table of README, from run directorie
 
 computes: $(VENV)/.installed  ## the table of how models compute, likewise: make computes RUNS=…
 	$(BIN)/python benchmarks/computes.py $(RUNS) README.md
+
+adders: $(VENV)/.installed  ## the tables of adders, from runs asked ten-digit and million: make adders RUNS=…
+	$(BIN)/python benchmarks/adders.py $(RUNS) README.md
 
 sweep-results: $(VENV)/.installed  ## the sweeps of README, from their folders: make sweep-results RUNS=…
 	$(BIN)/python benchmarks/sweeps.py $(RUNS) README.md
