@@ -16,6 +16,7 @@ import numpy as np
 from interp_arith.files import dump_yaml, write_atomically
 from interp_arith.run import Run
 from interp_arith.storage import RunDirectory
+from interp_arith.tasks.addition import Addition
 
 COPIED = ("config.yaml", "run.json", "metrics.jsonl", "train.log", "split.npy")
 
@@ -43,12 +44,34 @@ def ship(run: Run, folder: Path, n: int) -> Run:
     for step in chosen(run.steps, n):
         checkpoint, weights = run.whole_checkpoint(step)
         shipped.write_checkpoint(step, weights, checkpoint.metrics)
+    if (run.path / "evaluations").is_dir():
+        shutil.copytree(run.path / "evaluations", folder / "evaluations")
     return Run(folder)
 
 
-def card(run: Run) -> str:
-    """What it is, how it came about, what it reaches, and how to repeat it."""
-    info, task = run.info, run.task
+def modular_data(run: Run) -> str:
+    """Which questions a modular model was trained on."""
+    task = run.task
+    return (
+        f"{task.operation} mod {task.p}: {len(task.split('train')):,} of all "  # type: ignore[attr-defined]
+        f"{len(task.all_questions()):,} questions, drawn with seed {task.seed}."  # type: ignore[attr-defined]
+    )
+
+
+def adder_data(run: Run) -> str:
+    """Which questions an adder was trained on, and how they are written."""
+    task = run.task
+    assert isinstance(task, Addition)
+    example = "".join(task.vocabulary.decode(task.tokens(["23+45="])[0].tolist()))
+    return (
+        f"{task.operation}, numbers of at most {task.n_digits} digits, {run.config.batch_size} new questions at "
+        f"every update, {task.carry_share:.0%} of them with long carries; those of val and test are held out by a "
+        f"hash of their numbers. 23+45= is written `{example}`, the answer {task.answer_order}."
+    )
+
+
+def modular_results(run: Run) -> tuple[dict[str, str], str]:
+    """What the measures find at the last checkpoint, and the phases."""
     measures = run.measure(device="cpu")
     now = measures.isel(step=-1)
     is_key = now["key_frequencies"]
@@ -57,8 +80,6 @@ def card(run: Run) -> str:
         f"{name.replace('_', ' ')}: {'not reached' if np.isnan(step) else f'step {step:,.0f}'}"
         for name, step in zip(measures["mark"].to_numpy(), measures["phases"].to_numpy(), strict=True)
     )
-    last = run.checkpoint("last")
-    size = sum(tensor.numel() for tensor in run.weights().values())
     kept = float(now["restricted_loss"].sel(variant="sum", split="all"))
     gone = float(now["excluded_loss"].sel(variant="sum", removed="all"))
     rows = {
@@ -72,13 +93,34 @@ def card(run: Run) -> str:
         "neurons in a cluster": f"{float(now['clustered_share']):.1%}",
         "verdict": str(now["algorithm"].item()),
     }
+    return rows, f"Phases, at the steps that are kept: {marks}."
+
+
+def adder_results(run: Run) -> tuple[dict[str, str], str]:
+    """What the protocols found at the last checkpoint: right of asked, set by set."""
+    rows = {}
+    for file in sorted((run.path / "evaluations").glob(f"*-step-{run.steps[-1]}.json")):
+        protocol = file.name.removesuffix(f"-step-{run.steps[-1]}.json")
+        for row in json.loads(file.read_text(encoding="utf-8"))["table"]:
+            name = f"{protocol}, {row['set'].replace('_', ' ')}"
+            rows[name] = f"{row['right']:,} of {row['questions']:,} right"
+    return rows, "Questions that it failed are in `evaluations/`."
+
+
+def card(run: Run) -> str:
+    """What it is, how it came about, what it reaches, and how to repeat it."""
+    is_adder = isinstance(run.task, Addition)
+    data = adder_data(run) if is_adder else modular_data(run)
+    rows, remark = adder_results(run) if is_adder else modular_results(run)
+    info = run.info
+    last = run.checkpoint("last")
+    size = sum(tensor.numel() for tensor in run.weights().values())
     versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
     return "\n".join(
         [
             f"# {run.name}",
             "",
-            f"**Data.** {task.operation} mod {task.p}: {len(task.split('train')):,} of all "  # type: ignore[attr-defined]
-            f"{len(task.all_questions()):,} questions, drawn with seed {task.seed}.",  # type: ignore[attr-defined]
+            f"**Data.** {data}",
             "",
             f"**Model.** {size:,} parameters; the config is in `config.yaml`.",
             "",
@@ -103,7 +145,7 @@ def card(run: Run) -> str:
             "|---|---|",
             *(f"| {name} | {value} |" for name, value in rows.items()),
             "",
-            f"Phases, at the steps that are kept: {marks}.",
+            remark,
             "",
             f"**Hash.** sha256 of `{last.file}`: `{last.sha256}`.",
             "",
