@@ -25,6 +25,7 @@ from tables import NOTES, seeds_table, step_table
 from interp_arith.presets import preset
 from interp_arith.tasks.base import SampledTask
 from interp_arith.training.config import RunConfig
+from interp_arith.training.optimizers import AdamW
 
 PRESETS = ("mod-add-113-canonical", "add-10d-763", "add-10d-4k")
 ALONE = ("plain", "handwritten", "jax", "ours fp32", "ours bf16")
@@ -120,6 +121,11 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def with_adamw(config: RunConfig) -> RunConfig:
+    """The config with AdamW, which every competitor has; another optimizer gives way to the default rates."""
+    return config if isinstance(config.optimizer, AdamW) else config.replace(optimizer=AdamW())
+
+
 def main() -> None:
     arguments = read_arguments()
     on_cpu, quick = arguments.device == "cpu", arguments.quick
@@ -134,7 +140,7 @@ def main() -> None:
     counts = [int(n) for n in (arguments.seeds or default).split(",")]
     lines: list[str] = []
     for name in arguments.presets:
-        config = preset(name)
+        config = with_adamw(preset(name))
         timings = step_times(plan, config)
         block = step_table(name, timings, step_flops(config, batch_size(config)))
         block += ["", *seeds_table(name, *by_seeds(plan, config, timings, counts)), ""]
