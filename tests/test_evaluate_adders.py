@@ -11,6 +11,7 @@ from interp_arith import bars
 from interp_arith.cli import main
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.evaluation.protocols import Million
+from interp_arith.run import load_run
 from interp_arith.runs import evaluate, train
 from interp_arith.tasks import Addition, ModularArithmetic
 
@@ -193,3 +194,20 @@ class TestAdd:
             "interp_arith.run.greedy_answers", lambda model, task, questions: task.answer_tokens(questions)
         )
         assert run.add(120, 30) == 150
+
+
+class TestTheShippedAdder:
+    @pytest.mark.parametrize(
+        ("a", "b"),
+        [(0, 0), (0, 1), (9_999_999_999, 1), (1_234_567_890, 9_876_543_210), (1_111_111_111, 8_888_888_889)],
+    )
+    def test_it_adds(self, a, b):
+        assert load_run("add-10d-tiny-s0").add(a, b) == a + b
+
+    def test_its_evaluations_are_those_of_its_card(self):
+        run = load_run("add-10d-tiny-s0")
+        card = (run.path / "CARD.md").read_text()
+        for protocol in ("ten-digit", "million", "complexity"):
+            file = run.path / "evaluations" / f"{protocol}-step-{run.steps[-1]}.json"
+            for row in json.loads(file.read_text())["table"]:
+                assert f"{row['right']:,} of {row['questions']:,} right" in card

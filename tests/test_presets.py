@@ -17,7 +17,7 @@ def test_the_presets_that_users_rely_on_are_there():
     characters = {f"char-{op}-{p}-{n}l" for op in ("add", "sub") for p in (97, 113) for n in (1, 2)}
     others = {"mod-add-113-fast", "mod-add-113-canonical", "char-div-97-2l", "mod-s5"}
     adders = {"add-10d-763", "add-10d-777", "add-10d-4k", "add-10d-763-long", "add-10d-763-second"}
-    adders |= {"math-llm-small", "math-llm-medium", "math-llm-large", "compact-rope"}
+    adders |= {"add-10d-tiny", "math-llm-small", "math-llm-medium", "math-llm-large", "compact-rope"}
     assert set(presets()) == modular | characters | others | adders | {"sanity", "sanity-masked"}
     assert presets()[0] == "mod-add-113"
 
@@ -53,6 +53,14 @@ def test_the_canonical_model_has_the_parameters_of_nanda_et_al():
     by_hand = 114 * 128 + 3 * 128 + 4 * 128 * 128 + 2 * 128 * 512 + 512 + 128 + 128 * 113
     counted = sum(p.numel() for p in build_model(config.model, config.task).trained_parameters().values())
     assert counted == by_hand == 226_688
+
+
+def test_the_tiny_adder_has_444_parameters():
+    config = preset("add-10d-tiny")
+    # embedding 14·6, four attention matrices of two heads 6·4, MLP 2·6·12, two layer norms 2·6
+    by_hand = 14 * 6 + 4 * 2 * 6 * 4 + 2 * 6 * 12 + 2 * 2 * 6
+    counted = sum(p.numel() for p in build_model(config.model, config.task).trained_parameters().values())
+    assert counted == by_hand == 444
 
 
 def test_a_preset_s_name_can_be_overridden_too():
