@@ -100,6 +100,37 @@ def seed_curves(metrics: pd.DataFrame, title: str, template: str = "plotly_white
     return figure.update_layout(hovermode="closest")
 
 
+def pass_curves(passes: Mapping[str, pd.DataFrame], title: str, template: str = "plotly_white") -> go.Figure:
+    """Passes of one model after another, on one step axis: test loss, and share of test questions wrong, both log.
+
+    A dashed line marks where a pass begins, with its name. A share of 0 is not drawn.
+
+    Args:
+        passes: name -> metrics with "step", "test_loss" and "test_exact_match"; each starts from the last one's end.
+        title: what was trained.
+        template: a plotly template.
+    """
+    figure = go.Figure(layout={"title": title, "template": template, "height": 560})
+    begin = 0
+    for name, metrics in passes.items():
+        rows = metrics.dropna(subset=["test_loss", "test_exact_match"])
+        steps, wrong = begin + rows["step"], 1 - rows["test_exact_match"]
+        lines = {"mode": "lines", "legendgroup": name}
+        figure.add_scatter(x=steps, y=rows["test_loss"], name=f"{name}: test loss", **lines)
+        figure.add_scatter(
+            x=steps, y=wrong.where(wrong > 0), name=f"{name}: test questions wrong", yaxis="y2", **lines
+        )
+        label = {"text": f" {name} ", "textposition": "end", "textangle": 0, "xanchor": "left"}
+        ends = {"x0": begin, "x1": begin, "y0": 0, "y1": 1.01, "yref": "paper"}
+        figure.add_shape(type="line", **ends, line={"dash": "dash", "width": 1}, label=label)
+        begin += int(metrics["step"].max())
+    return figure.update_layout(
+        xaxis={"title": "step (updates), all passes", "anchor": "y2"},
+        yaxis={"title": "loss (nats per answer token)", "domain": (0.54, 1.0), **_LOG_AXIS},
+        yaxis2={"title": "share wrong", "domain": (0.0, 0.46), "type": "log", "tickformat": ".1~%"},
+    )
+
+
 def write_html(figure: go.Figure, path: Path | None = None) -> str:
     """The figure as a page that opens without a network, plotly.js within; written to `path` if one is given."""
     page = figure.to_html(

@@ -1,10 +1,11 @@
+import math
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from interp_arith.figures.curves import SET_COLOURS, seed_curves, training_curves, write_html
+from interp_arith.figures.curves import SET_COLOURS, pass_curves, seed_curves, training_curves, write_html
 
 
 def grokking(generalises_at: int = 600) -> pd.DataFrame:
@@ -110,6 +111,20 @@ def test_seeds_are_one_thin_trace_with_gaps_and_a_thick_median():
     # Two of three runs have generalised from step 600 on.
     assert dict(zip(median.x, median.y, strict=True))[500] == pytest.approx(0.1)
     assert dict(zip(median.x, median.y, strict=True))[600] == pytest.approx(1.0)
+
+
+def test_a_second_pass_begins_where_the_first_ends():
+    first = pd.DataFrame(
+        {"step": [0, 10, 20], "test_loss": [2.0, 0.5, 0.1], "test_exact_match": [0, 0.5, 0.9]}
+    )
+    second = pd.DataFrame({"step": [0, 5], "test_loss": [0.1, 0.01], "test_exact_match": [0.9, 1.0]})
+    figure = pass_curves({"first": first, "second": second}, "two passes")
+    drawn = traces(figure)
+    assert list(drawn["first: test loss"].x) == [0, 10, 20]
+    assert list(drawn["second: test loss"].x) == [20, 25]
+    assert list(drawn["first: test questions wrong"].y) == pytest.approx([1, 0.5, 0.1])
+    assert math.isnan(drawn["second: test questions wrong"].y[1])  # none is wrong: no place on a log axis
+    assert [shape.x0 for shape in figure.layout.shapes] == [0, 20]
 
 
 def test_a_missing_column_is_named():
