@@ -123,7 +123,7 @@ def pass_curves(passes: Mapping[str, pd.DataFrame], title: str, template: str = 
         label = {"text": f" {name} ", "textposition": "end", "textangle": 0, "xanchor": "left"}
         ends = {"x0": begin, "x1": begin, "y0": 0, "y1": 1.01, "yref": "paper"}
         figure.add_shape(type="line", **ends, line={"dash": "dash", "width": 1}, label=label)
-        begin += int(metrics["step"].max())
+        begin += int(metrics["step"].to_numpy().max())
     return figure.update_layout(
         xaxis={"title": "step (updates), all passes", "anchor": "y2"},
         yaxis={"title": "loss (nats per answer token)", "domain": (0.54, 1.0), **_LOG_AXIS},
