@@ -40,6 +40,9 @@ def ship(run: Run, folder: Path, n: int) -> Run:
     for name in COPIED:
         if (run.path / name).is_file():
             shutil.copyfile(run.path / name, folder / name)
+    if run.config.init_from is not None:  # the name of a run in checkpoints/, wherever it lay
+        config = run.config.replace(init_from=Path(run.config.init_from).name)
+        write_atomically(folder / "config.yaml", dump_yaml(config.plain()).encode())
     shipped = RunDirectory(folder)
     for step in chosen(run.steps, n):
         checkpoint, weights = run.whole_checkpoint(step)

@@ -38,6 +38,13 @@ def test_a_shipped_adder_answers_and_keeps_its_evaluations_but_no_state(adder, t
     ]
 
 
+def test_a_second_pass_names_the_run_that_it_starts_from_and_not_its_place(adder, tmp_path):
+    config = adder.config.replace(name="second", init_from=str(adder.path))
+    run = ia.train(config, out=tmp_path / "runs", device="cpu", progress=False)
+    shipped = ship(run, tmp_path / "shipped", 8)
+    assert shipped.config == config.replace(init_from=adder.name)
+
+
 def test_an_adders_card_says_what_its_evaluations_say(adder, tmp_path):
     shipped = ship(adder, tmp_path / "shipped", 8)
     file = shipped.path / "evaluations" / f"complexity-step-{adder.steps[-1]}.json"
