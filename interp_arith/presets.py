@@ -292,6 +292,18 @@ def _table() -> dict[str, Preset]:
             clip_norm=1.0,
             curriculum=Everything(),
         ),
+        _adder(
+            "add-10d-763-again",
+            _ADDER_763,
+            16_000,
+            "≥ 99.9 % of ten-digit sums; give it --init-from a run of add-10d-763",
+            optimizer=Muon(
+                learning_rate=0.05, adamw_learning_rate=0.0025, betas=(0.9, 0.99), weight_decay=0.01
+            ),
+            schedule=Cosine(warmup_steps=100, final_fraction=0.02),
+            clip_norm=1.0,
+            curriculum=Everything(),
+        ),
         _plain_adder("math-llm-small", 4, 256, 4, 512),
         _plain_adder("math-llm-medium", 6, 512, 8, 1024),
         _plain_adder("math-llm-large", 8, 512, 8, 2048),

@@ -17,7 +17,14 @@ def test_the_presets_that_users_rely_on_are_there():
     characters = {f"char-{op}-{p}-{n}l" for op in ("add", "sub") for p in (97, 113) for n in (1, 2)}
     others = {"mod-add-113-fast", "mod-add-113-canonical", "char-div-97-2l", "mod-s5"}
     adders = {"add-10d-763", "add-10d-777", "add-10d-4k", "add-10d-763-long", "add-10d-763-second"}
-    adders |= {"add-10d-tiny", "math-llm-small", "math-llm-medium", "math-llm-large", "compact-rope"}
+    adders |= {
+        "add-10d-tiny",
+        "add-10d-763-again",
+        "math-llm-small",
+        "math-llm-medium",
+        "math-llm-large",
+        "compact-rope",
+    }
     assert set(presets()) == modular | characters | others | adders | {"sanity", "sanity-masked"}
     assert presets()[0] == "mod-add-113"
 
