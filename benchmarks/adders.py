@@ -2,25 +2,29 @@
 
     python benchmarks/adders.py RUNS README.md
 
-RUNS holds runs that `interp-arith evaluate --protocol` asked ten-digit and million; the others keep their rows.
+RUNS holds runs that `interp-arith evaluate --protocol` asked ten-digit and million, all seeds of a preset: they
+replace the preset's rows, those of each seed too. Other presets keep theirs. A run that cannot be counted is named.
 """
 
 import argparse
 import json
+import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from readme import replace_rows
-from results import finished
+from readme import replace_rows, rows_of
 from tables import table
 
+from interp_arith.errors import RequestError
 from interp_arith.presets import PRESETS
-from interp_arith.run import Run
+from interp_arith.run import Run, find_runs
+from interp_arith.tasks.addition import Addition
 
 _GOAL = 0.999
 _CLASSES = ("S0", "S1", "S2", "S3", "S4", "S5")
-_MOST_SEEDS = 100
+_TEN_DIGIT, _MILLION = 10_010, 1_000_000
 SUMMARY = [
     "preset",
     "parameters",
@@ -71,18 +75,36 @@ class Scores:
         return right / asked >= _GOAL and 1 - wrong / of >= _GOAL
 
 
-def scores_of(run: Run) -> Scores | None:
-    """The scores of a run; None where it was not asked both protocols at its last step."""
+def scores_of(run: Run) -> Scores:
+    """The scores of a run.
+
+    Raises:
+        RequestError: it is not finished, or was not asked both protocols, whole, at its last step.
+    """
+    if run.status != "finished":
+        raise RequestError(f"{run.name} is {run.status}, not finished")
     step = run.steps[-1]
     files = {name: run.path / "evaluations" / f"{name}-step-{step}.json" for name in ("ten-digit", "million")}
-    if not all(file.is_file() for file in files.values()):
-        return None
+    for name, file in files.items():
+        if not file.is_file():
+            raise RequestError(
+                f"{run.name} was not asked {name} at its last step, {step:,}: "
+                f"`interp-arith evaluate {run.path} --protocol {name}`"
+            )
     found = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
     sets = {name: {row["set"]: row for row in each["table"]} for name, each in found.items()}
     ten, cascades = (
         sets["ten-digit"]["ten_digit"],
         [r for name, r in sets["ten-digit"].items() if name.startswith("cascade_")],
     )
+    for name, asked, whole in (
+        ("ten-digit", ten["questions"], _TEN_DIGIT),
+        ("million", sets["million"]["all"]["questions"], _MILLION),
+    ):
+        if asked != whole:
+            raise RequestError(
+                f"{run.name} was asked {asked:,} questions by {name}; the table is of {whole:,}"
+            )
     return Scores(
         run.name,
         found["million"]["parameters"],
@@ -118,8 +140,39 @@ def summary_row(name: str, seeds: list[Scores]) -> list[str]:
         str(len(seeds)),
         f"{sum(each.is_good for each in seeds)} of {len(seeds)}",
         f"{errors.count(0)} of {len(seeds)}",
-        f"{median(errors):,.0f} ({min(errors):,}–{max(errors):,})",
+        f"{f'{median(errors):,.1f}'.removesuffix('.0')} ({min(errors):,}–{max(errors):,})",
         f"{median(seconds):,.0f} ({min(seconds):,.0f}–{max(seconds):,.0f})",
+    ]
+
+
+def scores_in(folder: Path) -> dict[str, list[Scores]]:
+    """Preset -> its seeds in order; which adders are left out, and why, is said on stderr."""
+    groups: dict[str, list[Scores]] = defaultdict(list)
+    for run in sorted(find_runs(folder), key=lambda run: run.config.seed):
+        if run.config.name in PRESETS and isinstance(run.task, Addition):
+            try:
+                scores = scores_of(run)
+            except RequestError as error:
+                print(f"left out: {error}", file=sys.stderr)
+            else:
+                groups[run.config.name].append(scores)
+    return groups
+
+
+def write_tables(readme: Path, groups: dict[str, list[Scores]]) -> list[str]:
+    """Both tables; presets that are not among the groups keep their rows, and their seeds' rows."""
+    summary = table(SUMMARY, [summary_row(name, seeds) for name, seeds in groups.items()])
+    every = table(SEEDS, [seed_row(scores) for seeds in groups.values() for scores in seeds])
+    kept = rows_of(readme, "adder-seeds")
+    names = {name: [each.name for each in seeds] for name, seeds in groups.items()}
+    order = [
+        run
+        for preset in PRESETS
+        for run in names.get(preset, [run for run in kept if run.rpartition("-s")[0] == preset])
+    ]
+    return [
+        *replace_rows(readme, "adders", summary, PRESETS),
+        *replace_rows(readme, "adder-seeds", every, order),
     ]
 
 
@@ -128,16 +181,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("readme", type=Path)
     arguments = parser.parse_args()
-    groups = {
-        name: [scores for run in runs if (scores := scores_of(run)) is not None]
-        for name, runs in finished(arguments.runs).items()
-    }
-    groups = {name: sorted(seeds, key=lambda each: each.name) for name, seeds in groups.items() if seeds}
-    summary = table(SUMMARY, [summary_row(name, seeds) for name, seeds in groups.items()])
-    every = table(SEEDS, [seed_row(scores) for seeds in groups.values() for scores in seeds])
-    names = [f"{preset}-s{seed}" for preset in PRESETS for seed in range(_MOST_SEEDS)]
-    print("\n".join(replace_rows(arguments.readme, "adders", summary, PRESETS)))
-    print("\n".join(replace_rows(arguments.readme, "adder-seeds", every, names)))
+    print("\n".join(write_tables(arguments.readme, scores_in(arguments.runs))))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,16 @@ def replace_block(readme: Path, name: str, lines: list[str]) -> None:
     write_atomically(readme, new.encode())
 
 
+def rows_of(readme: Path, name: str) -> dict[str, str]:
+    """What the first column has in backquotes -> the row, of the table between the marks."""
+    text = readme.read_text(encoding="utf-8")
+    return _by_name(text.split(f"<!-- {name}: begin -->")[-1].split(f"<!-- {name}: end -->")[0].splitlines())
+
+
+def _by_name(lines: Iterable[str]) -> dict[str, str]:
+    return {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+
+
 def replace_rows(readme: Path, name: str, lines: Sequence[str], order: Iterable[str]) -> list[str]:
     """A table between the marks: rows that are not among the new ones stay; all in the given order.
 
@@ -27,10 +37,7 @@ def replace_rows(readme: Path, name: str, lines: Sequence[str], order: Iterable[
         lines: the new table, its two lines of heading first; a row starts with its preset in backquotes.
         order: presets.
     """
-    old = (
-        readme.read_text(encoding="utf-8").split(f"<!-- {name}: begin -->")[-1].split(f"<!-- {name}: end -->")
-    )
-    rows = {row.split("`")[1]: row for row in (*old[0].splitlines(), *lines[2:]) if row.startswith("| `")}
+    rows = rows_of(readme, name) | _by_name(lines[2:])
     whole = [*lines[:2], *(rows[preset] for preset in order if preset in rows)]
     replace_block(readme, name, whole)
     return whole

@@ -1,23 +1,29 @@
-"""A trained run made small enough to come with the repository: some of its trajectory, its measures, and a card.
+"""A trained run made small enough to come with the repository: some of its trajectory, what it reached, and a card.
 
     python benchmarks/ship.py RUN checkpoints/NAME [--checkpoints 32]
 
 The steps kept are those of a geometric and an even spacing together, the first and the last among them. What only a
-resume needs (full states, best weights) stays behind.
+resume needs (full states, best weights) stays behind. A modular run is measured; an adder brings the evaluations that
+`interp-arith evaluate --protocol` left in it. A run that it started from (`--init-from`) becomes that run's name.
 """
 
 import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from interp_arith.errors import RequestError
 from interp_arith.files import dump_yaml, write_atomically
 from interp_arith.run import Run
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks.addition import Addition
 
+_WORDS = {"ten_digit": "edge and random pairs"}
+PROTOCOLS = ("ten-digit", "million", "length-grid", "complexity")
+RECIPE = ("optimizer", "schedule", "curriculum", "budget", "batch_size", "clip_norm")
 COPIED = ("config.yaml", "run.json", "metrics.jsonl", "train.log", "split.npy")
 
 
@@ -33,23 +39,62 @@ def chosen(steps: list[int], n: int) -> list[int]:
 
 
 def ship(run: Run, folder: Path, n: int) -> Run:
-    """Copy the run's account and some of its checkpoints; the weights' hashes are checked on the way."""
+    """Copy the run's account and some of its checkpoints; the weights' hashes are checked on the way.
+
+    What was shipped to the folder before goes.
+
+    Raises:
+        RequestError: see `check`.
+    """
+    shipped = RunDirectory(folder)
+    check(run, shipped)
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     for name in COPIED:
         if (run.path / name).is_file():
             shutil.copyfile(run.path / name, folder / name)
-    if run.config.init_from is not None:  # the name of a run in checkpoints/, wherever it lay
+    if run.config.init_from is not None:  # found by name in runs/ or checkpoints/, wherever it lay
         config = run.config.replace(init_from=Path(run.config.init_from).name)
         write_atomically(folder / "config.yaml", dump_yaml(config.plain()).encode())
-    shipped = RunDirectory(folder)
     for step in chosen(run.steps, n):
         checkpoint, weights = run.whole_checkpoint(step)
         shipped.write_checkpoint(step, weights, checkpoint.metrics)
     if (run.path / "evaluations").is_dir():
         shutil.copytree(run.path / "evaluations", folder / "evaluations")
     return Run(folder)
+
+
+def check(run: Run, shipped: RunDirectory) -> None:
+    """Whether there is something to ship, and where to.
+
+    Raises:
+        RequestError: the run is not finished, or an adder that was not evaluated at its last step; or the folder is
+            the run's own, or holds something else than a run.
+    """
+    if run.status != "finished":
+        raise RequestError(f"{run.path} is {run.status}; ship a finished run")
+    if isinstance(run.task, Addition) and not evaluations(run):
+        raise RequestError(
+            f"{run.path} has no evaluation of its last step, {run.steps[-1]:,}, for the card to tell; "
+            f"`interp-arith evaluate {run.path} --protocol million`, and ten-digit and complexity"
+        )
+    if shipped.path.resolve() == run.path.resolve():
+        raise RequestError(f"{run.path} is the run itself; name another folder")
+    if shipped.path.exists() and not shipped.exists:
+        raise RequestError(
+            f"{shipped.path} is there and no run; name a new folder, as checkpoints/{run.name}"
+        )
+
+
+def evaluations(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """Protocol -> the table that it left of the last step."""
+    files = {name: run.path / "evaluations" / f"{name}-step-{run.steps[-1]}.json" for name in PROTOCOLS}
+    return {
+        name: json.loads(file.read_text(encoding="utf-8"))["table"]
+        for name, file in files.items()
+        if file.is_file()
+    }
 
 
 def modular_data(run: Run) -> str:
@@ -102,12 +147,19 @@ def modular_results(run: Run) -> tuple[dict[str, str], str]:
 def adder_results(run: Run) -> tuple[dict[str, str], str]:
     """What the protocols found at the last checkpoint: right of asked, set by set."""
     rows = {}
-    for file in sorted((run.path / "evaluations").glob(f"*-step-{run.steps[-1]}.json")):
-        protocol = file.name.removesuffix(f"-step-{run.steps[-1]}.json")
-        for row in json.loads(file.read_text(encoding="utf-8"))["table"]:
-            name = f"{protocol}, {row['set'].replace('_', ' ')}"
-            rows[name] = f"{row['right']:,} of {row['questions']:,} right"
+    for protocol, table in evaluations(run).items():
+        for row in table:
+            which = _WORDS.get(row["set"], row["set"].replace("_", " "))
+            rows[f"{protocol}, {which}"] = _right(row["right"], row["questions"])
+        cascades = [row for row in table if row["set"].startswith("cascade_")]
+        if cascades:
+            right, asked = (sum(row[key] for row in cascades) for key in ("right", "questions"))
+            rows[f"{protocol}, all cascades"] = _right(right, asked)
     return rows, "Questions that it failed are in `evaluations/`."
+
+
+def _right(right: int, asked: int) -> str:
+    return f"{right:,} of {asked:,} right" + (f", {asked - right:,} wrong" if right < asked else "")
 
 
 def card(run: Run) -> str:
@@ -115,7 +167,9 @@ def card(run: Run) -> str:
     is_adder = isinstance(run.task, Addition)
     data = adder_data(run) if is_adder else modular_data(run)
     rows, remark = adder_results(run) if is_adder else modular_results(run)
-    info = run.info
+    info, source = run.info, run.config.init_from
+    start = "" if source is None else f", from the weights of `{source}`"
+    first = "" if source is None else f" once `runs/` or `checkpoints/` has `{source}`"
     last = run.checkpoint("last")
     size = sum(tensor.numel() for tensor in run.weights().values())
     versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
@@ -127,17 +181,11 @@ def card(run: Run) -> str:
             "",
             f"**Model.** {size:,} parameters; the config is in `config.yaml`.",
             "",
-            f"**Recipe.** {info['step']:,} updates on {info['device']}, {info['threads']} thread(s), seed "
-            f"{run.config.seed}; optimizer, schedule and budget:",
+            f"**Recipe.** {info['step']:,} updates in {info['training_seconds']:,.0f} seconds on {info['device']}, "
+            f"{info['threads']} thread(s), seed {run.config.seed}{start}; of the config:",
             "",
             "```yaml",
-            dump_yaml(
-                {
-                    k: v
-                    for k, v in run.config.plain().items()
-                    if k in ("optimizer", "schedule", "budget", "batch_size")
-                }
-            ).rstrip(),
+            dump_yaml({k: v for k, v in run.config.plain().items() if k in RECIPE}).rstrip(),
             "```",
             "",
             f"**Trajectory.** {len(run.steps)} checkpoints, from step {run.steps[0]} to {run.steps[-1]:,}.",
@@ -152,8 +200,9 @@ def card(run: Run) -> str:
             "",
             f"**Hash.** sha256 of `{last.file}`: `{last.sha256}`.",
             "",
-            f"**To repeat it.** `interp-arith train checkpoints/{run.name}/config.yaml --out runs`. With {versions}, "
-            "and the same number of threads on the same kind of processor, the weights are the same to the bit.",
+            f"**To repeat it.** `interp-arith train checkpoints/{run.name}/config.yaml --out runs`{first}. With "
+            f"{versions}, and the same number of threads on the same kind of processor, the weights are the same "
+            "to the bit.",
             "",
         ]
     )
@@ -165,7 +214,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--checkpoints", type=int, default=32)
     arguments = parser.parse_args()
-    shipped = ship(Run(arguments.run), arguments.folder, arguments.checkpoints)
+    try:
+        shipped = ship(Run(arguments.run), arguments.folder, arguments.checkpoints)
+    except RequestError as error:
+        parser.error(str(error))
     write_atomically(shipped.path / "CARD.md", card(shipped).encode())
     size = sum(file.stat().st_size for file in shipped.path.rglob("*") if file.is_file())
     print(json.dumps({"steps": shipped.steps, "megabytes": round(size / 1e6, 1)}))

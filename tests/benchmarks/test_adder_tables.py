@@ -9,17 +9,30 @@ from chaos.small_runs import small_config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from adders import scores_of, seed_row, summary_row
+from adders import scores_in, scores_of, seed_row, summary_row, write_tables
 
+from interp_arith.errors import RequestError
 from interp_arith.files import dump_yaml
 from interp_arith.run import Run
+from interp_arith.tasks.addition import Addition
 
 
-def run_with(folder: Path, right: int, wrong_of_million: int, protocols=("ten-digit", "million")) -> Run:
+def run_with(
+    folder: Path,
+    right: int,
+    wrong_of_million: int,
+    protocols=("ten-digit", "million"),
+    status="finished",
+    asked=10**6,
+) -> Run:
     """A run of one checkpoint, at step 5, that answered so many of 10,010, and missed so many S2 in a million."""
     (folder / "evaluations").mkdir(parents=True)
-    (folder / "config.yaml").write_text(dump_yaml(small_config().plain()))
-    (folder / "run.json").write_text(json.dumps({"format": 1, "training_seconds": 61.4}))
+    name, _, seed = folder.name.rpartition("-s")
+    config = small_config(
+        name=name, seed=int(seed), task=Addition(n_digits=10, val_questions=4, test_questions=4)
+    )
+    (folder / "config.yaml").write_text(dump_yaml(config.plain()))
+    (folder / "run.json").write_text(json.dumps({"format": 1, "status": status, "training_seconds": 61.4}))
     checkpoint = {"step": 5, "file": "weights/step-5.safetensors", "sha256": "0", "metrics": {}}
     (folder / "checkpoints.jsonl").write_text(json.dumps(checkpoint) + "\n")
     rows = {
@@ -29,7 +42,7 @@ def run_with(folder: Path, right: int, wrong_of_million: int, protocols=("ten-di
             ("cascade_1", 1000, 3),
             ("cascade_9", 1000, 4),
         ],
-        "million": [("S2", 400_000, wrong_of_million), ("all", 1_000_000, wrong_of_million)],
+        "million": [("S2", 400_000, wrong_of_million), ("all", asked, wrong_of_million)],
     }
     for name in protocols:
         lines = [{"set": s, "questions": n, "right": n - w, "wrong": w} for s, n, w in rows[name]]
@@ -40,7 +53,6 @@ def run_with(folder: Path, right: int, wrong_of_million: int, protocols=("ten-di
 
 def test_a_row_of_a_seed_says_what_each_protocol_found(tmp_path):
     scores = scores_of(run_with(tmp_path / "a-s0", 10_004, 21))
-    assert scores is not None
     assert seed_row(scores) == [
         "`a-s0`",
         "5",
@@ -63,12 +75,23 @@ def test_a_row_of_a_seed_says_what_each_protocol_found(tmp_path):
 )
 def test_good_is_99_9_percent_of_both_protocols(right, wrong, is_good, tmp_path):
     scores = scores_of(run_with(tmp_path / "a-s0", right, wrong))
-    assert scores is not None
     assert scores.is_good == is_good
 
 
-def test_a_run_that_was_not_asked_both_has_no_row(tmp_path):
-    assert scores_of(run_with(tmp_path / "a-s0", 10_010, 0, protocols=["million"])) is None
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (
+            {"protocols": ["million"]},
+            "a-s0 was not asked ten-digit at its last step, 5: `interp-arith evaluate .*`",
+        ),
+        ({"status": "failed"}, "a-s0 is failed, not finished"),
+        ({"asked": 500_000}, "a-s0 was asked 500,000 questions by million; the table is of 1,000,000"),
+    ],
+)
+def test_a_run_that_cannot_be_counted_says_why(fields, reason, tmp_path):
+    with pytest.raises(RequestError, match=reason):
+        scores_of(run_with(tmp_path / "a-s0", 10_010, 0, **fields))
 
 
 def test_a_row_of_a_preset_counts_its_seeds(tmp_path):
@@ -76,7 +99,7 @@ def test_a_row_of_a_preset_counts_its_seeds(tmp_path):
         scores_of(run_with(tmp_path / f"a-s{i}", right, wrong))
         for i, (right, wrong) in enumerate([(10_010, 0), (10_010, 12), (3, 900_000)])
     ]
-    assert summary_row("a", [each for each in found if each is not None]) == [
+    assert summary_row("a", found) == [
         "`a`",
         "763",
         "3",
@@ -85,3 +108,35 @@ def test_a_row_of_a_preset_counts_its_seeds(tmp_path):
         "12 (0–900,000)",
         "61 (61–61)",
     ]
+
+
+def test_the_median_of_an_even_number_of_seeds_may_end_in_a_half(tmp_path):
+    found = [scores_of(run_with(tmp_path / f"a-s{i}", 10_010, i)) for i in range(2)]
+    assert summary_row("a", found)[5] == "0.5 (0–1)"
+
+
+def test_the_tables_replace_a_preset_with_all_its_seeds_and_keep_the_others(tmp_path, capsys):
+    for seed, wrong in ((2, 5), (10, 7), (123, 0)):
+        run_with(tmp_path / "runs" / f"add-10d-763-s{seed}", 10_010, wrong)
+    run_with(tmp_path / "runs" / "add-10d-763-s3", 10_010, 0, status="interrupted")
+    run_with(tmp_path / "runs" / "add-10d-4k-s0", 10_010, 0, protocols=["million"])
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "<!-- adders: begin -->\n| h |\n|---|\n| `add-10d-4k` | old |\n| `add-10d-763` | old |\n"
+        "<!-- adders: end -->\n"
+        "<!-- adder-seeds: begin -->\n| h |\n|---|\n| `add-10d-763-s4` | old |\n| `add-10d-763-long-s0` | old |\n"
+        "<!-- adder-seeds: end -->\n"
+    )
+    write_tables(readme, scores_in(tmp_path / "runs"))
+    rows = [line for line in readme.read_text().splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == [
+        "add-10d-763",
+        "add-10d-4k",
+        "add-10d-763-s2",
+        "add-10d-763-s10",
+        "add-10d-763-s123",
+        "add-10d-763-long-s0",
+    ]
+    assert rows[0] == "| `add-10d-763` | 763 | 3 | 3 of 3 | 1 of 3 | 5 (0–7) | 61 (61–61) |"
+    assert rows[1] == "| `add-10d-4k` | old |"
+    assert "left out: add-10d-763-s3 is interrupted, not finished" in capsys.readouterr().err
