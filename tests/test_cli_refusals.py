@@ -71,7 +71,11 @@ def files():
         ),
         ("train nowhere.yaml", "nowhere.yaml: no such file"),
         ("data nowhere --out d", "no preset is called 'nowhere'"),
-        ("evaluate nowhere", "no run is called 'nowhere'; there are: add-10d-763-again-s0, add-10d-763-s0, add-10d-tiny-s0, mod-113-canonical-s0"),
+        (
+            "evaluate nowhere",
+            "no run is called 'nowhere'; there are: add-10d-763-again-s0, add-10d-763-s0, "
+            "add-10d-tiny-s0, mod-113-canonical-s0",
+        ),
         ("generate nowhere 2+3=", "no run is called 'nowhere'"),
         ("runs nowhere", "no runs in nowhere; train one with"),
         ("inspect-data mod-add-113 -n 0", "-n 0"),
