@@ -232,7 +232,13 @@ def _table() -> dict[str, Preset]:
             "test accuracy ≥ 0.99",
             budget=Budget(steps=5000),
         ),
-        _adder("add-10d-763", _ADDER_763, 27_000, "≥ 99.9 % of ten-digit sums", **_NARROW_RECIPE),
+        _adder(
+            "add-10d-763",
+            _ADDER_763,
+            27_000,
+            "a first pass, for add-10d-763-again to go on from",
+            **_NARROW_RECIPE,
+        ),
         _adder(
             "add-10d-777",
             _ADDER_763.model_copy(update={"final_norm": True}),
