@@ -9,7 +9,7 @@ from typing import Any
 
 from interp_arith.errors import unknown
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.positions import Rotary
+from interp_arith.models.positions import Learned, Rotary
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.modular import ModularArithmetic
@@ -104,6 +104,8 @@ _ADDER_763 = ModelConfig(
     n_ctx=35,
     init_scale=_SMALL_START,
 )
+# The operands are 11 positions apart: from draws alone many seeds never find the columns of some digit.
+_ADDER_763_BY_COLUMN = _ADDER_763.model_copy(update={"positions": Learned(period=11)})
 # Rotary positions cost no parameters; base 3 gives one wavelength near the distance between the operands.
 _ADDER_TINY = _ADDER_763.model_copy(
     update={"d_model": 6, "n_heads": 2, "d_head": 4, "d_mlp": 12, "n_ctx": None, "positions": Rotary(base=3)}
@@ -114,7 +116,7 @@ _ADDER_RECIPE: dict[str, Any] = {
     "clip_norm": 1.0,
 }
 
-# With AdamW and phases of short numbers most seeds of the narrow models leave some answer digits wrong for good.
+# With AdamW some seeds of the narrow models leave a few answer digits wrong for good, from a circle too.
 _NARROW_RECIPE: dict[str, Any] = _ADDER_RECIPE | {
     "optimizer": Muon(learning_rate=0.1, adamw_learning_rate=0.005, betas=(0.9, 0.99), weight_decay=0.01),
     "curriculum": Everything(),
@@ -234,15 +236,15 @@ def _table() -> dict[str, Preset]:
         ),
         _adder(
             "add-10d-763",
-            _ADDER_763,
-            27_000,
-            "a first pass, for add-10d-763-again to go on from",
+            _ADDER_763_BY_COLUMN,
+            24_000,
+            "≥ 99.9 % of ten-digit sums",
             **_NARROW_RECIPE,
         ),
         _adder(
             "add-10d-777",
-            _ADDER_763.model_copy(update={"final_norm": True}),
-            27_000,
+            _ADDER_763_BY_COLUMN.model_copy(update={"final_norm": True}),
+            24_000,
             "≥ 99.9 % of ten-digit sums",
             **_NARROW_RECIPE,
         ),
@@ -294,18 +296,6 @@ def _table() -> dict[str, Preset]:
             50_000,
             "≥ 99.9 % of ten-digit sums; give it --init-from a run of add-10d-763-long",
             optimizer=AdamW(learning_rate=0.005, betas=(0.9, 0.99), weight_decay=0.01),
-            schedule=Cosine(warmup_steps=100, final_fraction=0.02),
-            clip_norm=1.0,
-            curriculum=Everything(),
-        ),
-        _adder(
-            "add-10d-763-again",
-            _ADDER_763,
-            16_000,
-            "≥ 99.9 % of ten-digit sums; give it --init-from a run of add-10d-763",
-            optimizer=Muon(
-                learning_rate=0.05, adamw_learning_rate=0.0025, betas=(0.9, 0.99), weight_decay=0.01
-            ),
             schedule=Cosine(warmup_steps=100, final_fraction=0.02),
             clip_norm=1.0,
             curriculum=Everything(),

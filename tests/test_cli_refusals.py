@@ -73,8 +73,7 @@ def files():
         ("data nowhere --out d", "no preset is called 'nowhere'"),
         (
             "evaluate nowhere",
-            "no run is called 'nowhere'; there are: add-10d-763-again-s0, add-10d-763-s0, "
-            "add-10d-tiny-s0, mod-113-canonical-s0",
+            "no run is called 'nowhere'; there are: add-10d-763-s0, add-10d-tiny-s0, mod-113-canonical-s0",
         ),
         ("generate nowhere 2+3=", "no run is called 'nowhere'"),
         ("runs nowhere", "no runs in nowhere; train one with"),

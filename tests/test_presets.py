@@ -19,7 +19,6 @@ def test_the_presets_that_users_rely_on_are_there():
     adders = {"add-10d-763", "add-10d-777", "add-10d-4k", "add-10d-763-long", "add-10d-763-second"}
     adders |= {
         "add-10d-tiny",
-        "add-10d-763-again",
         "math-llm-small",
         "math-llm-medium",
         "math-llm-large",
@@ -42,6 +41,13 @@ def test_the_presets_that_users_rely_on_are_there():
 def test_split_sizes_are_the_published_ones(name, sizes):
     task = PRESETS[name].config.task
     assert tuple(len(task.split(split)) for split in ("train", "val", "test")) == sizes
+
+
+def test_the_narrow_adders_start_each_column_at_one_place():
+    for name in ("add-10d-763", "add-10d-777"):
+        config = preset(name)
+        tokens = config.task.examples(["1111111111+1111111111="]).tokens[0].tolist()
+        assert config.model.positions.period == 1 + tokens.index(config.task.vocabulary.id("+"))
 
 
 def test_character_presets_have_the_published_shape():

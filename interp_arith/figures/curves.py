@@ -111,7 +111,7 @@ def pass_curves(passes: Mapping[str, pd.DataFrame], title: str, template: str = 
         template: a plotly template.
     """
     figure = go.Figure(layout={"title": title, "template": template, "height": 560})
-    begin = 0
+    begin, end = 0, sum(int(metrics["step"].to_numpy().max()) for metrics in passes.values())
     for name, metrics in passes.items():
         rows = metrics.dropna(subset=["test_loss", "test_exact_match"])
         steps, wrong = begin + rows["step"], 1 - rows["test_exact_match"]
@@ -120,14 +120,15 @@ def pass_curves(passes: Mapping[str, pd.DataFrame], title: str, template: str = 
         figure.add_scatter(
             x=steps, y=wrong.where(wrong > 0), name=f"{name}: test questions wrong", yaxis="y2", **lines
         )
-        label = {"text": f" {name} ", "textposition": "end", "textangle": 0, "xanchor": "left"}
+        side = "left" if begin < end / 2 else "right"
+        label = {"text": f" {name} ", "textposition": "end", "textangle": 0, "xanchor": side}
         ends = {"x0": begin, "x1": begin, "y0": 0, "y1": 1.01, "yref": "paper"}
         figure.add_shape(type="line", **ends, line={"dash": "dash", "width": 1}, label=label)
         begin += int(metrics["step"].to_numpy().max())
     return figure.update_layout(
         xaxis={"title": "step (updates), all passes", "anchor": "y2"},
         yaxis={"title": "loss (nats per answer token)", "domain": (0.54, 1.0), **_LOG_AXIS},
-        yaxis2={"title": "share wrong", "domain": (0.0, 0.46), "type": "log", "tickformat": ".2~%"},
+        yaxis2={"title": "share wrong (0: no line)", "domain": (0.0, 0.46), "type": "log", "tickformat": ".2~%"},
     )
 
 

@@ -59,6 +59,9 @@ class PositionScheme(Choice, ABC):
         """What stands at `pos_embed` of the hooked model, in place of the learned table."""
         return learned
 
+    def start(self, parameters: Mapping[str, Tensor]) -> None:
+        """Change the initial weights in place, after they were drawn; most schemes leave them as they are."""
+
     def ids(
         self, task: Task | None, tokens: Int[Tensor, "*axes pos"], offset: Int[Tensor, "*axes"] | None = None
     ) -> Ids:

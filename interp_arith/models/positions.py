@@ -19,7 +19,19 @@ class Learned(PositionScheme):
     """A trained vector for every position."""
 
     kind: Literal["learned"] = "learned"
+    period: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """The vectors start on a circle, once round in so many positions; with the distance between two operands as the
+    period, digits of one column start at one place. None: they start as normal draws alone."""
     ends_with_context: ClassVar[bool] = True
+
+    def start(self, parameters: Mapping[str, Tensor]) -> None:
+        """Add a circle of radius 2 to the first two coordinates of the drawn vectors."""
+        if self.period is None:
+            return
+        table = parameters["pos_embed.W_pos"]
+        angle = 2 * torch.pi / self.period * torch.arange(len(table), device=table.device)
+        circle = 2 * torch.stack([angle.cos(), angle.sin()], dim=1)[:, : table.shape[1]]
+        table[:, :2] += circle.to(table.dtype)
 
     def hooked_arguments(self, d_head: int) -> dict[str, Any]:
         """The standard table."""

@@ -144,7 +144,7 @@ class ArithmeticTransformer(HookedTransformer):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw the weights: normal of std `config.init_std`; biases 0; norm weights 1."""
+        """Draw the weights: normal of std `config.init_std`; biases 0; norm weights 1; then the positions' start."""
         for name, parameter in self.named_parameters():
             last = name.rsplit(".", 1)[-1]
             if _is_bias(name):
@@ -153,6 +153,7 @@ class ArithmeticTransformer(HookedTransformer):
                 parameter.fill_(1.0)
             else:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * self.config.init_std)
+        self.config.positions.start(dict(self.named_parameters()))
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

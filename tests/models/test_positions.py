@@ -26,6 +26,25 @@ def test_learned_positions_are_the_first_rows_of_the_table():
     assert torch.equal(added, table[:3])
 
 
+def test_learned_positions_may_start_on_a_circle_of_the_period():
+    drawn, started = (
+        random_start(ModelConfig(**SMALL, positions=positions))
+        for positions in (Learned(), Learned(period=4))
+    )
+    circle = started.pop("pos_embed.W_pos") - drawn.pop("pos_embed.W_pos")
+    turn = torch.tensor([[2.0, 0.0], [0.0, 2.0], [-2.0, 0.0], [0.0, -2.0]])
+    assert torch.allclose(circle[:8, :2], turn.repeat(2, 1), atol=1e-5)
+    assert not circle[:, 2:].any()
+    assert all(torch.equal(drawn[name], started[name]) for name in drawn)
+
+
+def random_start(config: ModelConfig) -> dict[str, torch.Tensor]:
+    """Initial weights of one seed."""
+    model = build_model(config, TASK)
+    model.initialize(torch.Generator().manual_seed(0))
+    return {name: p.detach().clone() for name, p in model.trained_parameters().items()}
+
+
 @pytest.mark.parametrize("base", [3, 10_000])
 def test_rotary_queries_are_those_of_transformer_lens(base):
     config = ModelConfig(**SMALL, positions=Rotary(base=base))
