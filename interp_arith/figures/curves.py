@@ -128,7 +128,12 @@ def pass_curves(passes: Mapping[str, pd.DataFrame], title: str, template: str = 
     return figure.update_layout(
         xaxis={"title": "step (updates), all passes", "anchor": "y2"},
         yaxis={"title": "loss (nats per answer token)", "domain": (0.54, 1.0), **_LOG_AXIS},
-        yaxis2={"title": "share wrong (0: no line)", "domain": (0.0, 0.46), "type": "log", "tickformat": ".2~%"},
+        yaxis2={
+            "title": "share wrong (0: no line)",
+            "domain": (0.0, 0.46),
+            "type": "log",
+            "tickformat": ".2~%",
+        },
     )
 
 
