@@ -162,6 +162,14 @@ def _right(right: int, asked: int) -> str:
     return f"{right:,} of {asked:,} right" + (f", {asked - right:,} wrong" if right < asked else "")
 
 
+def positions(run: Run) -> str:
+    """The position scheme with the fields that are set."""
+    kind, *fields = sorted(
+        run.config.model.positions.model_dump(exclude_none=True).items(), key=lambda item: item[0] != "kind"
+    )
+    return " ".join([f"positions {kind[1]}", *(f"({name} {value:g})" for name, value in fields)])
+
+
 def card(run: Run) -> str:
     """What it is, how it came about, what it reaches, and how to repeat it."""
     is_adder = isinstance(run.task, Addition)
@@ -179,7 +187,7 @@ def card(run: Run) -> str:
             "",
             f"**Data.** {data}",
             "",
-            f"**Model.** {size:,} parameters; the config is in `config.yaml`.",
+            f"**Model.** {size:,} parameters, {positions(run)}; the config is in `config.yaml`.",
             "",
             f"**Recipe.** {info['step']:,} updates in {info['training_seconds']:,.0f} seconds on {info['device']}, "
             f"{info['threads']} thread(s), seed {run.config.seed}{start}; of the config:",

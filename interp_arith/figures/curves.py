@@ -103,7 +103,7 @@ def seed_curves(metrics: pd.DataFrame, title: str, template: str = "plotly_white
 def pass_curves(passes: Mapping[str, pd.DataFrame], title: str, template: str = "plotly_white") -> go.Figure:
     """Passes of one model after another, on one step axis: test loss, and share of test questions wrong, both log.
 
-    A dashed line marks where a pass begins, with its name. A share of 0 is not drawn.
+    A dashed line marks where a pass begins, with its name. A share of 0 has no mark.
 
     Args:
         passes: name -> metrics with "step", "test_loss" and "test_exact_match"; each starts from the last one's end.
@@ -117,8 +117,10 @@ def pass_curves(passes: Mapping[str, pd.DataFrame], title: str, template: str = 
         steps, wrong = begin + rows["step"], 1 - rows["test_exact_match"]
         lines = {"mode": "lines", "legendgroup": name}
         figure.add_scatter(x=steps, y=rows["test_loss"], name=f"{name}: test loss", **lines)
+        # With marks: an evaluation between two without errors has no line.
+        dots = lines | {"mode": "lines+markers", "marker": {"size": 3}}
         figure.add_scatter(
-            x=steps, y=wrong.where(wrong > 0), name=f"{name}: test questions wrong", yaxis="y2", **lines
+            x=steps, y=wrong.where(wrong > 0), name=f"{name}: test questions wrong", yaxis="y2", **dots
         )
         side = "left" if begin < end / 2 else "right"
         label = {"text": f" {name} ", "textposition": "end", "textangle": 0, "xanchor": side}
@@ -129,7 +131,7 @@ def pass_curves(passes: Mapping[str, pd.DataFrame], title: str, template: str = 
         xaxis={"title": "step (updates), all passes", "anchor": "y2"},
         yaxis={"title": "loss (nats per answer token)", "domain": (0.54, 1.0), **_LOG_AXIS},
         yaxis2={
-            "title": "share wrong (0: no line)",
+            "title": "share wrong (0: no mark)",
             "domain": (0.0, 0.46),
             "type": "log",
             "tickformat": ".2~%",

@@ -125,6 +125,7 @@ def test_a_second_pass_begins_where_the_first_ends():
     assert list(drawn["first: test questions wrong"].y) == pytest.approx([1, 0.5, 0.1])
     assert math.isnan(drawn["second: test questions wrong"].y[1])  # none is wrong: no place on a log axis
     assert [shape.x0 for shape in figure.layout.shapes] == [0, 20]
+    assert "markers" in drawn["first: test questions wrong"].mode  # a single one between zeros has no line
     # The name of a late pass is not cut off.
     assert [shape.label.xanchor for shape in figure.layout.shapes] == ["left", "right"]
 
