@@ -108,7 +108,14 @@ _ADDER_763 = ModelConfig(
 _ADDER_763_BY_COLUMN = _ADDER_763.model_copy(update={"positions": Learned(period=11)})
 # Rotary positions cost no parameters; base 3 gives one wavelength near the distance between the operands.
 _ADDER_TINY = _ADDER_763.model_copy(
-    update={"d_model": 6, "n_heads": 2, "d_head": 4, "d_mlp": 12, "n_ctx": None, "positions": Rotary(base=3)}
+    update={
+        "d_model": 5,
+        "d_head": 4,
+        "d_mlp": 10,
+        "n_ctx": None,
+        "positions": Rotary(base=3),
+        "init_scale": 1.0,
+    }
 )
 _ADDER_RECIPE: dict[str, Any] = {
     "optimizer": AdamW(learning_rate=0.02, betas=(0.9, 0.99), weight_decay=0.01),
@@ -272,7 +279,7 @@ def _table() -> dict[str, Preset]:
             **_NARROW_RECIPE
             | {
                 "optimizer": Muon(
-                    learning_rate=0.05, adamw_learning_rate=0.02, betas=(0.9, 0.99), weight_decay=0.01
+                    learning_rate=0.1, adamw_learning_rate=0.02, betas=(0.9, 0.99), weight_decay=0.01
                 )
             },
         ),

@@ -68,12 +68,12 @@ def test_the_canonical_model_has_the_parameters_of_nanda_et_al():
     assert counted == by_hand == 226_688
 
 
-def test_the_tiny_adder_has_444_parameters():
+def test_the_tiny_adder_has_270_parameters():
     config = preset("add-10d-tiny")
-    # embedding 14·6, four attention matrices of two heads 6·4, MLP 2·6·12, two layer norms 2·6
-    by_hand = 14 * 6 + 4 * 2 * 6 * 4 + 2 * 6 * 12 + 2 * 2 * 6
+    # embedding 14·5, four attention matrices of one head 5·4, MLP 2·5·10, two layer norms 2·5
+    by_hand = 14 * 5 + 4 * 5 * 4 + 2 * 5 * 10 + 2 * 2 * 5
     counted = sum(p.numel() for p in build_model(config.model, config.task).trained_parameters().values())
-    assert counted == by_hand == 444
+    assert counted == by_hand == 270
 
 
 def test_a_preset_s_name_can_be_overridden_too():
