@@ -164,10 +164,9 @@ def _right(right: int, asked: int) -> str:
 
 def positions(run: Run) -> str:
     """The position scheme with the fields that are set."""
-    kind, *fields = sorted(
-        run.config.model.positions.model_dump(exclude_none=True).items(), key=lambda item: item[0] != "kind"
-    )
-    return " ".join([f"positions {kind[1]}", *(f"({name} {value:g})" for name, value in fields)])
+    fields = run.config.model.positions.model_dump(exclude_none=True)
+    kind = fields.pop("kind")
+    return " ".join([f"positions {kind}", *(f"({name} {value:g})" for name, value in fields.items())])
 
 
 def card(run: Run) -> str:

@@ -15,6 +15,7 @@ from speed import with_adamw
 
 import interp_arith as ia
 from interp_arith.errors import RequestError
+from interp_arith.models.positions import Learned
 from interp_arith.presets import preset
 from interp_arith.tasks.addition import Addition
 from interp_arith.training.optimizers import AdamW
@@ -58,6 +59,14 @@ def test_an_adders_card_says_what_its_evaluations_say(adder, tmp_path):
         assert f"| complexity, {row['set']} | {row['right']:,} of {row['questions']:,} right" in text
     assert shipped.checkpoint("last").sha256 in text
     assert "is written `023+045=`" in text
+    assert "parameters, positions learned; the config" in text
+
+
+def test_an_adders_card_says_on_which_circle_its_positions_start(adder):
+    model = adder.config.model.model_copy(update={"positions": Learned(period=4)})
+    run = ia.train(adder.config.replace(name="circle", model=model), out=adder.path.parent, progress=False)
+    ia.evaluate(run, protocol="complexity")
+    assert "positions learned (period 4)" in card(run)
 
 
 def write_protocol(run: ia.Run, name: str, rows: list[tuple[str, int, int]]) -> None:
