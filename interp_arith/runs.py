@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp_arith.bars import bar
 from interp_arith.errors import RequestError, WorkError, unknown
+from interp_arith.evaluation.base import Protocol
 from interp_arith.evaluation.decoding import BATCH
 from interp_arith.evaluation.protocols import PROTOCOLS
 from interp_arith.figures.curves import training_curves, write_html
@@ -201,7 +202,7 @@ def _trained(task: Task) -> set[tuple[int, ...]]:
 
 def evaluate(
     run: Run | str | Path,
-    protocol: str = "test",
+    protocol: Protocol | str = "test",
     step: Step | str = "last",
     device: str = "auto",
     progress: bool = True,
@@ -210,27 +211,33 @@ def evaluate(
 
     Args:
         run: a run, its path or its name.
-        protocol: a name of PROTOCOLS.
-        step: "last", "best", or a step of the trajectory.
+        protocol: one of PROTOCOLS, or its name.
+        step: "last", "best", or a step of the trajectory; "all" is every one.
         device: as in train.
         progress: show a bar on a terminal.
 
     Returns:
-        the table; its `attrs` say the step, the file, the model's parameters and what is to be noted.
+        the table; its `attrs` say the step, the file, the model's parameters and what is to be noted. Of all steps,
+        the tables one below the other with a column `step`, and the folder of the files.
 
     Raises:
         RequestError: no such run, step or protocol, or the protocol has no meaning for the run's task.
     """
-    how = PROTOCOLS.make(protocol)
+    how = PROTOCOLS.make(protocol) if isinstance(protocol, str) else protocol
     run = run if isinstance(run, Run) else load_run(run)
+    if step == "all":
+        tables = [evaluate(run, how, each, device, progress) for each in run.steps]
+        whole = pd.concat([table.assign(step=table.attrs["step"]) for table in tables], ignore_index=True)
+        whole.attrs |= tables[-1].attrs | {"step": "all", "file": str(Path(tables[-1].attrs["file"]).parent)}
+        return whole
     checkpoint, weights = run.whole_checkpoint(parse_step(str(step)))
     where = pick_device(device)
     model = run.model_of(weights).to(where, print_details=False)
     parameters = sum(p.numel() for p in model.trained_parameters().values())
     threads = threads_for(2.0 * parameters * BATCH)  # a token of every question that is answered together
-    with prepared(where, threads), bar(protocol, progress) as told:
+    with prepared(where, threads), bar(how.label, progress) as told:
         found = how.evaluate(model, run.task, question_sets(run.task, run.config.data_dir), told)
     head = {"step": checkpoint.step, "parameters": parameters}
-    file = run.directory.write_evaluation(protocol, checkpoint.step, {**head, **found.plain()})
+    file = run.directory.write_evaluation(how.label, checkpoint.step, {**head, **found.plain()})
     found.table.attrs |= {**head, "file": str(file), "notes": found.notes}
     return found.table

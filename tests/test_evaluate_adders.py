@@ -10,7 +10,7 @@ from planted_adders import Writer
 from interp_arith import bars
 from interp_arith.cli import main
 from interp_arith.errors import RequestError, WorkError
-from interp_arith.evaluation.protocols import Million
+from interp_arith.evaluation.protocols import LengthGrid, Million
 from interp_arith.run import load_run
 from interp_arith.runs import evaluate, train
 from interp_arith.tasks import Addition, ModularArithmetic
@@ -92,6 +92,48 @@ def test_the_command_prints_the_table_the_parameters_and_the_notes(run, planted,
         "length_3",
     ]
     assert "the model has positions for operands of at most 3 digits; twice" in printed.out
+
+
+def test_fields_of_a_protocol_are_given_on_the_command_line(run, planted, capsys):
+    protocol = ["--protocol", "length-grid", "--questions", "4", "--max-digits", "2", "--sharpen", "1.5"]
+    assert main(["evaluate", str(run.path), *protocol, "--device", "cpu"]) == 0
+    file = run.path / "evaluations/length-grid-sharpened-1.5-step-1.json"
+    assert capsys.readouterr().out.endswith(f"in {file}\n")
+    kept = json.loads(file.read_text(encoding="utf-8"))["table"]
+    assert [(row["set"], row["questions"]) for row in kept] == [("length_1", 4), ("length_2", 4)]
+
+
+def test_a_field_that_the_protocol_does_not_have_is_one_line(run, capsys):
+    assert main(["evaluate", str(run.path), "--protocol", "million", "--max-digits", "2"]) == 2
+    message = "no field of million is called 'max_digits'"
+    assert capsys.readouterr().err.startswith(f"interp-arith: {message}")
+
+
+def test_all_steps_are_shown_as_best_and_last(tmp_path, monkeypatch, capsys):
+    run = adder(tmp_path, budget={"steps": 2})
+    assert run.steps == [0, 1, 2]
+    wrong = iter([lambda row: True, lambda row: False, lambda row: row[0] % 2 == 0])
+    protocol = LengthGrid(max_digits=2, questions=30)
+
+    def evaluated(self, model, task, sets, progress):
+        monkeypatch.setattr("interp_arith.evaluation.asking.greedy_continuation", Writer(TASK, next(wrong)))
+        return plain(self, model, task, sets, progress)
+
+    plain = LengthGrid.evaluate
+    monkeypatch.setattr(LengthGrid, "evaluate", evaluated)
+    table = evaluate(run, protocol, "all", device="cpu")
+    assert table["step"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert table["exact_match"].tolist()[:4] == [0, 0, 1, 1]
+    assert 0 < table["exact_match"].iloc[-1] < 1
+    files = {file.name for file in (run.path / "evaluations").iterdir()}
+    assert files == {f"length-grid-step-{step}.json" for step in run.steps}
+    wrong = iter([lambda row: True, lambda row: False, lambda row: row[0] % 2 == 0])
+    command = ["evaluate", str(run.path), "--protocol", "length-grid", "--step", "all", "--questions", "30"]
+    assert main([*command, "--max-digits", "2", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{run.path}, all steps" in shown
+    last = table["exact_match"].iloc[-1]
+    assert ["length_2", "30", "1", "1", f"{last:.4g}"] in [line.split() for line in shown.splitlines()]
 
 
 def test_a_protocol_that_the_model_is_too_small_for_is_one_line(run, capsys):

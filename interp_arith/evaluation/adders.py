@@ -125,21 +125,32 @@ class Million(Protocol):
 class LengthGrid(Protocol):
     """Exact match at every operand length, from 1 digit to twice the longest of training.
 
-    Out-of-distribution accuracy can peak in the middle of training and then decay: take it at several steps.
+    Out-of-distribution accuracy can peak in the middle of training and then decay: take it at every step (`--step
+    all`).
     """
 
     kind: Literal["length-grid"] = "length-grid"
     questions: int = Field(default=1000, ge=1)
     """Of each length, all different; fewer where the test split has fewer."""
+    max_digits: int | None = Field(default=None, ge=1, le=100)
+    """The last length; twice the longest of training unless given."""
+    sharpen: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Multiplies the model's attention scores, so that attention is sharper among more tokens than in training."""
     seed: int = Field(default=2026, ge=0)
     """Of the draw."""
+
+    @property
+    def label(self) -> str:
+        """With how much attention is sharpened, if it is."""
+        return self.kind if self.sharpen == 1 else f"{self.kind}-sharpened-{self.sharpen:g}"
 
     def evaluate(
         self, model: ArithmeticTransformer, task: Task, sets: Sets, progress: Progress = in_silence
     ) -> Evaluation:
         """A row for each length; both numbers are that long."""
         task = adder(task, self.kind)
-        wanted = 2 * task.n_digits
+        model = model if self.sharpen == 1 else model.sharpened(self.sharpen)
+        wanted = self.max_digits or 2 * task.n_digits
         longest, start = longest_operands(model, task, wanted), key(self.seed, "test")
         tally = Tally()
         for length in range(1, longest + 1):
@@ -151,7 +162,11 @@ class LengthGrid(Protocol):
         if longest < wanted:
             notes.append(
                 f"the model has positions for operands of at most {longest} digits; "
-                f"twice the longest of training would be {wanted}"
+                + (
+                    f"{wanted} were asked for"
+                    if self.max_digits
+                    else f"twice the longest of training would be {wanted}"
+                )
             )
         return tally.evaluation((*notes, *trained_test_questions(task, sets)))
 

@@ -48,6 +48,11 @@ class Protocol(Choice, ABC):
 
     kind: str
 
+    @property
+    def label(self) -> str:
+        """What its file in the run is called after."""
+        return self.kind
+
     @abstractmethod
     def evaluate(
         self, model: ArithmeticTransformer, task: Task, sets: Sets, progress: Progress = in_silence

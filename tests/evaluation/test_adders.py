@@ -10,7 +10,10 @@ from planted_adders import Writer, cascade, plain_class, small_model
 
 from interp_arith.errors import RequestError
 from interp_arith.evaluation.adders import Complexity, LengthGrid, Million, TenDigit
+from interp_arith.evaluation.asking import Asked
 from interp_arith.evaluation.protocols import PROTOCOLS
+from interp_arith.models.config import ModelConfig
+from interp_arith.models.transformer import build_model
 from interp_arith.tasks import Addition, ModularArithmetic, Text
 from interp_arith.tasks.digits import digits_of
 from interp_arith.tasks.sampling import in_split, ten_digit_pairs
@@ -230,6 +233,32 @@ class TestLengthGrid:
         assert found.notes == (
             "the model has positions for operands of at most 4 digits; twice the longest of training would be 6",
         )
+
+    def test_the_last_length_can_be_chosen(self, planted):
+        for most, n_ctx, lengths, notes in (
+            (2, 100, 2, ()),
+            (5, 100, 5, ()),
+            (9, 14, 4, ("the model has positions for operands of at most 4 digits; 9 were asked for",)),
+        ):
+            protocol = LengthGrid(questions=5, max_digits=most)
+            found, rows = planted(protocol, Writer(Addition(n_digits=3)), n_ctx=n_ctx)
+            assert list(rows) == [f"length_{n}" for n in range(1, lengths + 1)]
+            assert found.notes == notes
+
+    def test_a_sharpened_model_is_asked_and_the_model_stays_as_it_is(self, monkeypatch):
+        task, asked = Addition(n_digits=2), []
+
+        def ask(model, task, drawn):
+            asked.append(model)
+            return Asked(task, drawn, torch.zeros(len(drawn), 3), torch.ones(len(drawn), dtype=torch.bool))
+
+        monkeypatch.setattr("interp_arith.evaluation.adders.ask", ask)
+        model = build_model(ModelConfig(d_model=8, n_heads=2, d_mlp=4, attention_scale=1.5), task)
+        protocol = LengthGrid(questions=5, max_digits=1, sharpen=2)
+        protocol.evaluate(model, task, {})
+        assert [other.config.attention_scale for other in asked] == [3.0]
+        assert model.config.attention_scale == 1.5
+        assert (protocol.label, LengthGrid().label) == ("length-grid-sharpened-2", "length-grid")
 
     def test_differences_and_sums_of_more_numbers_have_lengths_too(self, planted):
         for task in (Addition(n_digits=2, operation="mixed"), Addition(n_digits=2, operands=3)):
