@@ -149,7 +149,7 @@ def test_token_rows_show_the_rows_of_position_tables():
     ((_, rows),) = token_rows(ADDITION, "train", 1, None, None, SegmentDigit())
     assert list(rows[0]) == ["position", "segment", "place", "token", "id", "target", "loss"]
     assert "".join(row["segment"] for row in rows) == "11022033"
-    assert "".join(row["place"] for row in rows) == "21021012"
+    assert "".join(row["place"] for row in rows) == "32132123"
     with pytest.raises(RequestError, match="the modular task has no digits; choose positions learned"):
         next(token_rows(MODULAR, "train", 1, None, None, SegmentDigit()))
 

@@ -29,9 +29,18 @@ class DigitScheme(PositionScheme, ABC):
     """Places that have rows: the longest number with the largest offset fits into them."""
     offset: int | None = Field(default=None, ge=0)
     """The largest offset that training draws, 0 for none; as far as the places go unless given."""
+    wraps: bool = False
+    """Places lie on a circle: the last is followed by the first, and every offset is drawn unless one is given.
+
+    Scores of two places that are further apart than the longest numbers of training are never trained, and longer
+    numbers stumble over them. On a circle of twice that length hardly any are.
+    """
     reads_digits: ClassVar[bool] = True
-    units_row: ClassVar[int] = 1
-    """The row of units that are not moved."""
+
+    @property
+    def units_row(self) -> int:
+        """The row of units that are not moved."""
+        return 1
 
     @model_validator(mode="after")
     def _check_offset(self) -> Self:
@@ -45,7 +54,7 @@ class DigitScheme(PositionScheme, ABC):
     def check(self, task: Task) -> None:
         """See PositionScheme.check."""
         task.places(torch.zeros(1, 1, dtype=torch.int64))  # the task says why, where it cannot tell them
-        longest, offset = max(task.number_lengths), self.offset or 0
+        longest, offset = max(task.number_lengths), 0 if self.wraps else self.offset or 0
         needed = longest + offset
         if needed > self.max_place:
             moved = f", moved by up to {offset}" if offset else ""
@@ -63,7 +72,9 @@ class DigitScheme(PositionScheme, ABC):
 
     def largest_offset(self, task: Task) -> int:
         """The one given, or as far as the places go."""
-        return self.max_place - max(task.number_lengths) if self.offset is None else self.offset
+        if self.offset is not None:
+            return self.offset
+        return self.max_place - (1 if self.wraps else max(task.number_lengths))
 
     def hooked_arguments(self, d_head: int) -> dict[str, Any]:
         """The standard type, whose table is replaced."""
@@ -88,6 +99,13 @@ class DigitScheme(PositionScheme, ABC):
         assert task is not None  # `module` has said so
         places = task.places(tokens)
         return self.ids_at(places, torch.zeros_like(places.place[..., 0]) if offset is None else offset)
+
+    def moved(
+        self, place: Int[Tensor, "*axes pos"], offset: Int[Tensor, "*axes"]
+    ) -> Int[Tensor, "*axes pos"]:
+        """The row of each place, moved by the offset, and on a circle brought back into it."""
+        place = place + offset[..., None]
+        return (place % self.max_place if self.wraps else place) + self.units_row
 
     @abstractmethod
     def ids_at(self, places: Places, offset: Int[Tensor, "*axes"]) -> dict[str, Int[Tensor, "*axes pos"]]:
@@ -125,22 +143,7 @@ class Abacus(DigitScheme):
 
     def ids_at(self, places: Places, offset: Int[Tensor, "*axes"]) -> dict[str, Int[Tensor, "*axes pos"]]:
         """1 + place + offset; 0 for what is no digit."""
-        return {"place": _moved(places, offset, self.units_row)}
-
-
-class SegmentDigit(DigitScheme):
-    """Two trained vectors, one for the number that a digit belongs to and one for its place there."""
-
-    kind: Literal["segment-digit"] = "segment-digit"
-
-    def tables(self, task: Task) -> dict[str, int]:
-        """One more: a row for each number, and row 0."""
-        return {"segment": len(task.number_lengths) + 1} | super().tables(task)
-
-    def ids_at(self, places: Places, offset: Int[Tensor, "*axes"]) -> dict[str, Int[Tensor, "*axes pos"]]:
-        """1 + segment, and 1 + place + offset; both 0 for what is no digit."""
-        segment = torch.where(places.place >= 0, places.segment + 1, 0)
-        return {"segment": segment, "place": _moved(places, offset, self.units_row)}
+        return {"place": torch.where(places.place >= 0, self.moved(places.place, offset), 0)}
 
 
 class Coupled(DigitScheme):
@@ -154,18 +157,36 @@ class Coupled(DigitScheme):
     """
 
     kind: Literal["coupled"] = "coupled"
-    units_row: ClassVar[int] = 2
+
+    @property
+    def units_row(self) -> int:
+        """Behind that of signs, unless those are on the circle."""
+        return 1 if self.wraps else 2
 
     def ids_at(self, places: Places, offset: Int[Tensor, "*axes"]) -> dict[str, Int[Tensor, "*axes pos"]]:
-        """2 + place + offset; 1 + offset for what follows a digit and is none; 0 for the rest."""
+        """The row of its place; of one place below the units for a sign that follows a digit; 0 for the rest."""
         is_digit = places.place >= 0
         follows = functional.pad(is_digit[..., :-1], (1, 0), value=False)
-        other = torch.where(follows, offset[..., None] + self.units_row - 1, 0)
-        return {"place": torch.where(is_digit, _moved(places, offset, self.units_row), other)}
+        # A sign has place −1 already.
+        return {"place": torch.where(is_digit | follows, self.moved(places.place, offset), 0)}
 
 
-def _moved(places: Places, offset: Int[Tensor, "*axes"], units_row: int) -> Int[Tensor, "*axes pos"]:
-    return torch.where(places.place >= 0, places.place + offset[..., None] + units_row, 0)
+class SegmentDigit(Coupled):
+    """Two trained vectors, one for the number that a token belongs to and one for its place there.
+
+    The places are those of Coupled: where they are moved, "=" could not tell the units without one.
+    """
+
+    kind: Literal["segment-digit"] = "segment-digit"
+
+    def tables(self, task: Task) -> dict[str, int]:
+        """One more: a row for each number, and row 0."""
+        return {"segment": len(task.number_lengths) + 1} | super().tables(task)
+
+    def ids_at(self, places: Places, offset: Int[Tensor, "*axes"]) -> dict[str, Int[Tensor, "*axes pos"]]:
+        """1 + segment, 0 for what is no digit; and the place."""
+        segment = torch.where(places.place >= 0, places.segment + 1, 0)
+        return {"segment": segment} | super().ids_at(places, offset)
 
 
 class DigitPositions(nn.Module):

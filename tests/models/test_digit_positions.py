@@ -37,7 +37,7 @@ class TestRows:
         ("scheme", "rows"),
         [
             #                             2  3  +  4  5  =  8  6
-            (SegmentDigit(), {"segment": [1, 1, 0, 2, 2, 0, 3, 3], "place": [2, 1, 0, 2, 1, 0, 1, 2]}),
+            (SegmentDigit(), {"segment": [1, 1, 0, 2, 2, 0, 3, 3], "place": [3, 2, 1, 3, 2, 1, 2, 3]}),
             (Abacus(), {"place": [2, 1, 0, 2, 1, 0, 1, 2]}),
             (Coupled(), {"place": [3, 2, 1, 3, 2, 1, 2, 3]}),
         ],
@@ -48,13 +48,33 @@ class TestRows:
     @pytest.mark.parametrize(
         ("scheme", "place"),
         [
-            (SegmentDigit(), [7, 6, 0, 7, 6, 0, 6, 7]),
+            (SegmentDigit(), [8, 7, 6, 8, 7, 6, 7, 8]),
             (Abacus(), [7, 6, 0, 7, 6, 0, 6, 7]),
             (Coupled(), [8, 7, 6, 8, 7, 6, 7, 8]),
         ],
     )
     def test_moved_by_five(self, scheme, place):
         assert ids_of(scheme, offset=5) == ids_of(scheme) | {"place": place}
+
+    @pytest.mark.parametrize(
+        ("scheme", "place"),
+        [
+            # Of the places 0 to 3, 3 is followed by 0: units have 3 here, tens 0, and a sign 2.
+            (SegmentDigit(max_place=4, wraps=True), [1, 4, 3, 1, 4, 3, 4, 1]),
+            (Abacus(max_place=4, wraps=True), [1, 4, 0, 1, 4, 0, 4, 1]),
+            (Coupled(max_place=4, wraps=True), [1, 4, 3, 1, 4, 3, 4, 1]),
+        ],
+    )
+    def test_on_a_circle_the_last_place_is_followed_by_the_first(self, scheme, place):
+        assert ids_of(scheme, offset=3)["place"] == place
+
+    @pytest.mark.parametrize("kind", [SegmentDigit, Abacus, Coupled])
+    def test_on_a_circle_every_place_is_read_as_often(self, kind):
+        scheme = kind(max_place=6, wraps=True)
+        tokens = TASK.examples(["23+45="]).tokens.expand(6, -1)
+        ids = scheme.ids(TASK, tokens, torch.arange(scheme.largest_offset(TASK) + 1))
+        signs = 0 if kind is Abacus else 2
+        assert ids["place"].flatten().bincount().tolist()[1:] == [6 + signs] * 6
 
     def test_coupled_padding_has_row_0_and_only_a_sign_behind_a_digit_is_coupled(self):
         # <pad> <pad> 7 - 1 2 = - 5, an answer with its sign first
@@ -128,7 +148,7 @@ class TestHookedModel:
     @pytest.mark.parametrize(
         ("scheme", "shapes"),
         [
-            (SegmentDigit(max_place=7), {"W_segment": (4, 8), "W_place": (8, 8)}),
+            (SegmentDigit(max_place=7), {"W_segment": (4, 8), "W_place": (9, 8)}),
             (Abacus(max_place=7), {"W_place": (8, 8)}),
             (Coupled(max_place=7), {"W_place": (9, 8)}),
         ],
@@ -199,6 +219,14 @@ class TestRefusals:
         with pytest.raises(RequestError, match="set answer_order to units-first, or padded to True"):
             build_model(ModelConfig(**SMALL, positions=scheme), task)
 
+    def test_on_a_circle_an_offset_takes_no_place(self):
+        fields = {"max_place": 11, "offset": 10}
+        assert build_model(
+            ModelConfig(**SMALL, positions=Abacus(**fields, wraps=True)), Addition(n_digits=10)
+        )
+        with pytest.raises(RequestError, match="moved by up to 10"):
+            build_model(ModelConfig(**SMALL, positions=Abacus(**fields)), Addition(n_digits=10))
+
     def test_the_suggested_length_fits(self):
         assert build_model(ModelConfig(**SMALL, positions=Abacus(max_place=10)), Addition(n_digits=9))
 
@@ -226,4 +254,5 @@ def test_the_largest_offset_is_the_one_given_or_as_far_as_the_places_go():
     task = Addition(n_digits=10)
     found = [Coupled(offset=offset).largest_offset(task) for offset in (None, 0, 7)]
     assert found == [89, 0, 7]
+    assert Coupled(wraps=True).largest_offset(task) == 99  # all the way round
     assert ModelConfig().positions.largest_offset(task) == 0
