@@ -76,6 +76,7 @@ def example_model_configs() -> dict[str, ModelConfig]:
         "rms-norm": {"normalization": "rms", **biases},
         "rms-norm-no-final": {"normalization": "rms", "final_norm": False, "n_layers": 2},
         "rotary": {"positions": Rotary(base=3), "n_layers": 2},
+        "rotary-period": {"positions": Rotary(base=3, period=11), "n_layers": 2},
         "rotary-layer-norm-biases": {"positions": Rotary(), "normalization": "layer", **biases},
         "no-positions": {"positions": NoPositions(), "n_layers": 2, "normalization": "rms"},
         "half-attention": {"attention_coefficient": 0.5},

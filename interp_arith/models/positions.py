@@ -1,5 +1,6 @@
 """Position schemes: how a model knows where a token stands. Both forward passes use them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -53,7 +54,9 @@ class Rotary(PositionScheme):
 
     kind: Literal["rotary"] = "rotary"
     base: int = Field(default=10_000, ge=2)
-    """Wavelengths grow from 2π to 2π·base; tiny models on short sequences do well with 3."""
+    """Wavelengths grow from the period to period·base; tiny models on short sequences do well with 3."""
+    period: float = Field(default=2 * math.pi, gt=0, allow_inf_nan=False)
+    """Tokens in which the first pair of coordinates turns once; 2π is usual."""
 
     def objection(self, d_head: int) -> str | None:
         """Coordinates are rotated in pairs."""
@@ -70,15 +73,16 @@ class Rotary(PositionScheme):
             "rotary_dim": d_head,
             "rotary_base": self.base,
             "rotary_adjacent_pairs": True,
+            "rotary_scaling_factor": self.period / (2 * math.pi),
         }
 
     def rotate(
         self, x: Float[Tensor, "batch query head d_head"], positions: Int[Tensor, " query"]
     ) -> Float[Tensor, "batch query head d_head"]:
-        """Coordinates 2i and 2i+1 turned by position · base^(−2i/d_head)."""
+        """Coordinates 2i and 2i+1 turned by 2π/period · position · base^(−2i/d_head)."""
         d_head = x.shape[-1]
         frequency = self.base ** -(torch.arange(0, d_head, 2, device=x.device, dtype=torch.float32) / d_head)
-        angle = (positions[:, None] * frequency)[:, None, :]
+        angle = (positions[:, None] * frequency * (2 * math.pi / self.period))[:, None, :]
         even, odd = rearrange(x, "... (pair two) -> two ... pair", two=2)
         turned = torch.stack(
             [even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], dim=-1
