@@ -106,14 +106,14 @@ _ADDER_763 = ModelConfig(
 )
 # The operands are 11 positions apart: from draws alone many seeds never find the columns of some digit.
 _ADDER_763_BY_COLUMN = _ADDER_763.model_copy(update={"positions": Learned(period=11)})
-# Rotary positions cost no parameters; base 3 gives one wavelength near the distance between the operands.
+# Rotary positions cost no parameters; one pair that turns once in 11 tokens meets both digits of a column.
 _ADDER_TINY = _ADDER_763.model_copy(
     update={
-        "d_model": 5,
-        "d_head": 4,
+        "d_model": 3,
+        "d_head": 2,
         "d_mlp": 10,
         "n_ctx": None,
-        "positions": Rotary(base=3),
+        "positions": Rotary(period=11),
         "init_scale": 1.0,
     }
 )
@@ -163,6 +163,25 @@ _COMPACT_ROPE = ModelConfig(
     mlp_bias=False,
     tied=True,
 )
+
+
+def _looks_ahead(name: str, steps: int, reaches: str, layers: int = 2, **task: Any) -> Preset:
+    """The highest digit of the answer comes first, so that it needs every carry."""
+    return _adder(
+        name,
+        _LOOKS_AHEAD.model_copy(update={"n_layers": layers}),
+        steps,
+        reaches,
+        task=Addition.model_validate({"answer_order": "units-last", "carry_share": 0.3} | task),
+        optimizer=AdamW(learning_rate=3e-3, betas=(0.9, 0.99), weight_decay=0.01),
+        schedule=Cosine(warmup_fraction=0.05, final_fraction=0.02),
+        clip_norm=1.0,
+        curriculum=Everything(),
+        batch_size=64,
+    )
+
+
+_LOOKS_AHEAD = ModelConfig(d_model=64, n_heads=4, d_mlp=256, activation="gelu", normalization="layer")
 
 
 def _sanity(name: str, mask_first_n: int) -> Preset:
@@ -307,6 +326,12 @@ def _table() -> dict[str, Preset]:
             clip_norm=1.0,
             curriculum=Everything(),
         ),
+        _looks_ahead("add-5d-msb", 10_000, "≤ 10 errors in a million", n_digits=5),
+        _looks_ahead("add-5d-msb-1l", 10_000, "the longer a cascade, the more errors", layers=1, n_digits=5),
+        _looks_ahead(
+            "sub-5d", 15_000, "≤ 10 errors in a million", layers=3, n_digits=5, operation="subtract"
+        ),
+        _looks_ahead("mixed-6d", 20_000, "≤ 10 errors in a million", layers=3, n_digits=6, operation="mixed"),
         _plain_adder("math-llm-small", 4, 256, 4, 512),
         _plain_adder("math-llm-medium", 6, 512, 8, 1024),
         _plain_adder("math-llm-large", 8, 512, 8, 2048),

@@ -97,7 +97,7 @@ def test_the_command_prints_the_table_the_parameters_and_the_notes(run, planted,
 def test_fields_of_a_protocol_are_given_on_the_command_line(run, planted, capsys):
     protocol = ["--protocol", "length-grid", "--questions", "4", "--max-digits", "2", "--sharpen", "1.5"]
     assert main(["evaluate", str(run.path), *protocol, "--device", "cpu"]) == 0
-    file = run.path / "evaluations/length-grid-sharpened-1.5-step-1.json"
+    file = run.path / "evaluations/length-grid-sharpened-1.5-4-each-step-1.json"
     assert capsys.readouterr().out.endswith(f"in {file}\n")
     kept = json.loads(file.read_text(encoding="utf-8"))["table"]
     assert [(row["set"], row["questions"]) for row in kept] == [("length_1", 4), ("length_2", 4)]
@@ -126,7 +126,7 @@ def test_all_steps_are_shown_as_best_and_last(tmp_path, monkeypatch, capsys):
     assert table["exact_match"].tolist()[:4] == [0, 0, 1, 1]
     assert 0 < table["exact_match"].iloc[-1] < 1
     files = {file.name for file in (run.path / "evaluations").iterdir()}
-    assert files == {f"length-grid-step-{step}.json" for step in run.steps}
+    assert files == {f"length-grid-30-each-step-{step}.json" for step in run.steps}
     wrong = iter([lambda row: True, lambda row: False, lambda row: row[0] % 2 == 0])
     command = ["evaluate", str(run.path), "--protocol", "length-grid", "--step", "all", "--questions", "30"]
     assert main([*command, "--max-digits", "2", "--device", "cpu"]) == 0

@@ -68,12 +68,12 @@ def test_the_canonical_model_has_the_parameters_of_nanda_et_al():
     assert counted == by_hand == 226_688
 
 
-def test_the_tiny_adder_has_270_parameters():
+def test_the_tiny_adder_has_138_parameters():
     config = preset("add-10d-tiny")
-    # embedding 14·5, four attention matrices of one head 5·4, MLP 2·5·10, two layer norms 2·5
-    by_hand = 14 * 5 + 4 * 5 * 4 + 2 * 5 * 10 + 2 * 2 * 5
+    # embedding 14·3, four attention matrices of one head 3·2, MLP 2·3·10, two layer norms 2·3
+    by_hand = 14 * 3 + 4 * 3 * 2 + 2 * 3 * 10 + 2 * 2 * 3
     counted = sum(p.numel() for p in build_model(config.model, config.task).trained_parameters().values())
-    assert counted == by_hand == 270
+    assert counted == by_hand == 138
 
 
 def test_a_preset_s_name_can_be_overridden_too():

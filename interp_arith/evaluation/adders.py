@@ -141,8 +141,14 @@ class LengthGrid(Protocol):
 
     @property
     def label(self) -> str:
-        """With how much attention is sharpened, if it is."""
-        return self.kind if self.sharpen == 1 else f"{self.kind}-sharpened-{self.sharpen:g}"
+        """With how much attention is sharpened, and how many questions are asked of each length, unless as usual."""
+        sharpened = "" if self.sharpen == 1 else f"-sharpened-{self.sharpen:g}"
+        asked = (
+            ""
+            if self.questions == type(self).model_fields["questions"].default
+            else f"-{self.questions}-each"
+        )
+        return self.kind + sharpened + asked
 
     def evaluate(
         self, model: ArithmeticTransformer, task: Task, sets: Sets, progress: Progress = in_silence

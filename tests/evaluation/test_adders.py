@@ -258,7 +258,7 @@ class TestLengthGrid:
         protocol.evaluate(model, task, {})
         assert [other.config.attention_scale for other in asked] == [3.0]
         assert model.config.attention_scale == 1.5
-        assert (protocol.label, LengthGrid().label) == ("length-grid-sharpened-2", "length-grid")
+        assert (protocol.label, LengthGrid().label) == ("length-grid-sharpened-2-5-each", "length-grid")
 
     def test_differences_and_sums_of_more_numbers_have_lengths_too(self, planted):
         for task in (Addition(n_digits=2, operation="mixed"), Addition(n_digits=2, operands=3)):
