@@ -2,9 +2,9 @@
 
     python benchmarks/adders.py RUNS README.md
 
-RUNS holds runs that `interp-arith evaluate --protocol` asked million, and ten-digit where they add ten digits, all seeds
-of a preset: they replace the preset's rows, those of each seed too. Those that were asked complexity replace its row of
-the table by class. Other presets keep theirs. A run that cannot be counted is named.
+RUNS holds runs that `interp-arith evaluate --protocol` asked million, and ten-digit where they add ten digits, all
+seeds of a preset: they replace the preset's rows, those of each seed too. Those that were asked complexity replace
+its row of the table by class. Other presets keep theirs. A run that cannot be counted is named.
 """
 
 import argparse
