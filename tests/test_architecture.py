@@ -22,12 +22,13 @@ LAYERS = """
     training.optimizers training.schedules training.curricula training.config training.machine
     training.ensemble training.batches training.step training.compiled training.recorded training.checkpoints
     training.measuring training.lanes training.writer training.signals training.sinks training.trainer training
+    adder_presets
     presets
     evaluation.decoding evaluation.base evaluation.asking evaluation.adders evaluation.protocols evaluation
     interp.base interp.phases interp.bootstrap interp.forward interp.answers interp.cyclic interp.fourier
     interp.keys interp.neurons interp.losses interp.spectra interp.progress interp.clock_pizza interp.attention
     interp.learning_coefficient interp.pictures interp.measures interp.trajectory interp.live interp
-    figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures
+    figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures.lengths figures
     kept run bars runs comparison report generation tables overrides importing grid workers sweep_results sweep
     commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data
     commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report

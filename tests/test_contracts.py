@@ -197,7 +197,8 @@ class TestEveryPreset:
         config = config.replace(batch_size=32, optimizer={"learning_rate": 1e-4, "weight_decay": 0.0})
         limits = None
         if isinstance(config.task, SampledTask):
-            limits = config.curriculum.limits(0, 100, None, config.task.limits)
+            epoch = config.budget.steps_per_epoch
+            limits = config.curriculum.limits(0, 100, epoch, config.task.limits)
         batch = make_source(config.task, config.batch_size, config.seed).batch(0, limits)
         batch = ensemble.stack_examples([batch], torch.device("cpu"))
         parameters = ensemble.stack([fresh_weights(config)])

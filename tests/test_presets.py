@@ -19,6 +19,12 @@ def test_the_presets_that_users_rely_on_are_there():
     adders = {"add-10d-763", "add-10d-777", "add-10d-4k", "add-10d-763-long", "add-10d-763-second"}
     adders |= {
         "add-10d-tiny",
+        "add-5d-msb",
+        "add-5d-msb-1l",
+        "sub-5d",
+        "mixed-6d",
+        "add-2d-small",
+        "add-2d",
         "math-llm-small",
         "math-llm-medium",
         "math-llm-large",
@@ -74,6 +80,39 @@ def test_the_tiny_adder_has_138_parameters():
     by_hand = 14 * 3 + 4 * 3 * 2 + 2 * 3 * 10 + 2 * 2 * 3
     counted = sum(p.numel() for p in build_model(config.model, config.task).trained_parameters().values())
     assert counted == by_hand == 138
+
+
+def test_the_second_pass_starts_from_the_first_unless_told_otherwise():
+    assert preset("add-10d-763-second").init_from == preset("add-10d-763-long").run_name
+
+
+@pytest.mark.parametrize("name", ["add-5d-msb", "sub-5d", "mixed-6d"])
+def test_adders_that_look_ahead_write_the_highest_digit_first(name):
+    task = preset(name).task
+    answer = task.answer_tokens(["23+45=" if task.operation != "subtract" else "68-0="])[0].tolist()
+    assert answer[-2:] == [6, 8]
+
+
+def test_the_one_layer_twin_differs_in_layers_alone():
+    two, one = preset("add-5d-msb"), preset("add-5d-msb-1l")
+    assert one.model.n_layers == 1
+    assert two.replace(name=one.name, model={"n_layers": 1}) == one
+
+
+def test_the_large_2_d_adder_has_the_shape_and_recipe_that_was_asked_for():
+    config = preset("add-2d")
+    sizes = (config.model.n_layers, config.model.n_heads, config.model.d_model, config.batch_size)
+    assert sizes == (6, 6, 384, 256)
+    counted = sum(p.numel() for p in build_model(config.model, config.task).trained_parameters().values())
+    assert 10e6 < counted < 11e6
+    assert config.task.val_lengths == (4, 8, 12, 16, 20, 24, 28)
+    assert [config.limits(step, None).max_digits for step in (0, 1_999, 2_000, 23_999, 24_000)] == [
+        3,
+        3,
+        4,
+        14,
+        15,
+    ]
 
 
 def test_a_preset_s_name_can_be_overridden_too():

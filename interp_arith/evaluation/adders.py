@@ -18,6 +18,7 @@ from interp_arith.evaluation.asking import (
     adder,
     ask,
     longest_operands,
+    sharpened,
     trained_test_questions,
     with_digits,
 )
@@ -155,7 +156,7 @@ class LengthGrid(Protocol):
     ) -> Evaluation:
         """A row for each length; both numbers are that long."""
         task = adder(task, self.kind)
-        model = model if self.sharpen == 1 else model.sharpened(self.sharpen)
+        model = model if self.sharpen == 1 else sharpened(model, task, self.sharpen)
         wanted = self.max_digits or 2 * task.n_digits
         longest, start = longest_operands(model, task, wanted), key(self.seed, "test")
         tally = Tally()

@@ -152,6 +152,20 @@ def longest_operands(model: ArithmeticTransformer, task: Addition, most: int) ->
     return max(longer, default=min(task.n_digits, most))
 
 
+def sharpened(model: ArithmeticTransformer, task: Task, factor: float) -> ArithmeticTransformer:
+    """A copy whose attention scores are multiplied; it has none of the hooks.
+
+    Args:
+        model: stays as it is.
+        task: that it learnt.
+        factor: above 1 attention is sharper, below it spreads.
+    """
+    config = model.config.model_copy(update={"attention_scale": factor * model.config.attention_scale})
+    copy = ArithmeticTransformer(config, model.cfg.d_vocab, model.cfg.d_vocab_out, model.cfg.n_ctx, task)
+    copy.load_state_dict(model.state_dict())
+    return copy.to(next(model.parameters()).device, print_details=False).train(model.training)
+
+
 def ask(model: ArithmeticTransformer, task: Addition, drawn: Int[Tensor, "batch operand column"]) -> Asked:
     """What the model answers, greedily, and whether it is right; what training masks counts too."""
     whole = task.model_copy(update={"mask_first_n": 0, "supervision": "none"})

@@ -179,19 +179,6 @@ class ArithmeticTransformer(HookedTransformer):
                 state.setdefault(name, value)
         return super().load_state_dict(state, strict=strict, assign=assign)
 
-    def sharpened(self, factor: float) -> "ArithmeticTransformer":
-        """A copy whose attention scores are multiplied; it has none of the hooks.
-
-        Args:
-            factor: above 1 attention is sharper, below it spreads.
-        """
-        config = self.config.model_copy(update={"attention_scale": factor * self.config.attention_scale})
-        copy = ArithmeticTransformer(
-            config, self.cfg.d_vocab, self.cfg.d_vocab_out, self.cfg.n_ctx, self._task
-        )
-        copy.load_state_dict(self.state_dict())
-        return copy.to(next(self.parameters()).device, print_details=False).train(self.training)
-
     @overload
     def forward_analysis(
         self,

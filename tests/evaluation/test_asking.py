@@ -1,10 +1,15 @@
 """What counts as right, which questions differ, and how long they may be."""
 
 import pytest
+import torch
+from oracles import random_weights
 from planted_adders import Writer, small_model
 
 from interp_arith.errors import RequestError
-from interp_arith.evaluation.asking import Tally, adder, ask, longest_operands, with_digits
+from interp_arith.evaluation.asking import Tally, adder, ask, longest_operands, sharpened, with_digits
+from interp_arith.models.config import ModelConfig
+from interp_arith.models.positions import Rotary
+from interp_arith.models.transformer import build_model
 from interp_arith.tasks import Addition, ModularArithmetic
 
 
@@ -127,3 +132,22 @@ def test_a_planted_writer_is_right_where_it_is_not_told_to_be_wrong(monkeypatch)
     )
     drawn = task.drawn(task.parse(["2+2=", "3+999="]))
     assert ask(small_model(task), task, drawn).right.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"attention_scale": 1.5}, {"positions": Rotary(base=3), "tied": True}]
+)
+def test_a_sharpened_copy_has_the_scores_times_the_factor_and_leaves_the_model_alone(fields):
+    task = Addition(n_digits=2)
+    small = {"d_model": 8, "n_heads": 2, "d_mlp": 12}
+    model, scaled = (
+        random_weights(build_model(ModelConfig(**small | fields | {"attention_scale": scale}), task))
+        for scale in (fields.get("attention_scale", 1.0), 2 * fields.get("attention_scale", 1.0))
+    )
+    tokens = task.examples(["23+45=", "99+1="]).tokens
+    before = model(tokens)
+    sharp = sharpened(model, task, 2)
+    assert torch.equal(sharp(tokens), scaled(tokens))
+    assert torch.equal(model(tokens), before)
+    assert not torch.equal(sharp(tokens), before)
+    assert sharp.training == model.training

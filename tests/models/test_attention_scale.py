@@ -10,7 +10,6 @@ from interp_arith.errors import RequestError
 from interp_arith.models import ModelConfig, build_model
 from interp_arith.models.attention import score_scale
 from interp_arith.models.lean import answer_logits
-from interp_arith.models.positions import Rotary
 from interp_arith.tasks import Addition
 
 CONFIGS = example_model_configs()
@@ -98,14 +97,3 @@ def test_a_scale_of_nothing_is_refused(fields):
     (name,) = fields
     with pytest.raises(RequestError, match=f"{name} = "):
         ModelConfig(**fields)
-
-
-def test_a_sharpened_copy_has_the_scores_times_the_factor_and_leaves_the_model_alone():
-    for fields in ({}, {"attention_scale": 1.5}, {"positions": Rotary(base=3), "tied": True}):
-        model = make(**fields)
-        before = model(TOKENS)
-        sharp = model.sharpened(2)
-        scaled = make(**fields | {"attention_scale": 2 * fields.get("attention_scale", 1)})
-        assert torch.equal(sharp(TOKENS), scaled(TOKENS))
-        assert torch.equal(model(TOKENS), before)
-        assert sharp.training == model.training
