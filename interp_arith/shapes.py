@@ -32,7 +32,7 @@ AXES = {
     "row": "row of the Fourier basis: const, cos ω_1, sin ω_1, …",
     "rows": "some of the questions",
     "unit": "one of many arrays over the grid of x and y: a neuron, or a logit",
-    "component": "singular value, the largest first",
+    "component": "singular value, or principal component, the largest first",
     "variant": "how a measure is computed, by name",
     "split": "set of questions that a loss is taken over: all, train, test",
     "removed": "key frequencies that are removed: all, or one frequency k as a string",
@@ -50,5 +50,6 @@ AXES = {
     "basis_x": "row of the Fourier basis along x, by name",
     "basis_y": "row of the Fourier basis along y, by name",
     "mark": "memorized, circuit_onset, cleanup_onset, grokked",
+    "role": "what an answer digit's attention is on, by name: same column, column below, …",
     "statistic": "over seeds: mean, low, high, count",
 }

@@ -13,6 +13,7 @@ from interp_arith.interp.losses import LOSS_MEASURES
 from interp_arith.interp.neurons import NEURON_MEASURES
 from interp_arith.interp.pictures import PICTURES
 from interp_arith.interp.progress import PROGRESS_MEASURES
+from interp_arith.interp.roles import ROLE_MEASURES
 from interp_arith.interp.spectra import SPECTRUM_MEASURES
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Task
@@ -26,6 +27,7 @@ MEASURES = Measures(
     *CLOCK_PIZZA_MEASURES,
     *ATTENTION_MEASURES,
     *LEARNING_COEFFICIENT_MEASURES,
+    *ROLE_MEASURES,
     *PICTURES,
 )
 
