@@ -50,6 +50,8 @@ AXES = {
     "basis_x": "row of the Fourier basis along x, by name",
     "basis_y": "row of the Fourier basis along y, by name",
     "mark": "memorized, circuit_onset, cleanup_onset, grokked",
+    "hook": "where activations are taken, by TransformerLens' name: blocks.0.hook_resid_mid, …",
     "role": "what an answer digit's attention is on, by name: same column, column below, …",
+    "term": "what adds to the residual stream, by name: embedding, head 0.1, mlp 0, …",
     "statistic": "over seeds: mean, low, high, count",
 }

@@ -9,6 +9,7 @@ from interp_arith.interp.base import Measures, Subject
 from interp_arith.interp.clock_pizza import CLOCK_PIZZA_MEASURES
 from interp_arith.interp.keys import KEY_MEASURES
 from interp_arith.interp.learning_coefficient import LEARNING_COEFFICIENT_MEASURES
+from interp_arith.interp.logit_lens import LOGIT_LENS_MEASURES
 from interp_arith.interp.losses import LOSS_MEASURES
 from interp_arith.interp.neurons import NEURON_MEASURES
 from interp_arith.interp.pictures import PICTURES
@@ -28,6 +29,7 @@ MEASURES = Measures(
     *ATTENTION_MEASURES,
     *LEARNING_COEFFICIENT_MEASURES,
     *ROLE_MEASURES,
+    *LOGIT_LENS_MEASURES,
     *PICTURES,
 )
 
