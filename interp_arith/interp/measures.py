@@ -13,6 +13,7 @@ from interp_arith.interp.logit_lens import LOGIT_LENS_MEASURES
 from interp_arith.interp.losses import LOSS_MEASURES
 from interp_arith.interp.neurons import NEURON_MEASURES
 from interp_arith.interp.pictures import PICTURES
+from interp_arith.interp.probes import PROBE_MEASURES
 from interp_arith.interp.progress import PROGRESS_MEASURES
 from interp_arith.interp.roles import ROLE_MEASURES
 from interp_arith.interp.spectra import SPECTRUM_MEASURES
@@ -30,6 +31,7 @@ MEASURES = Measures(
     *LEARNING_COEFFICIENT_MEASURES,
     *ROLE_MEASURES,
     *LOGIT_LENS_MEASURES,
+    *PROBE_MEASURES,
     *PICTURES,
 )
 
