@@ -7,6 +7,7 @@ import xarray as xr
 from interp_arith.interp.attention import ATTENTION_MEASURES
 from interp_arith.interp.base import Measures, Subject
 from interp_arith.interp.clock_pizza import CLOCK_PIZZA_MEASURES
+from interp_arith.interp.geometry import GEOMETRY_MEASURES
 from interp_arith.interp.keys import KEY_MEASURES
 from interp_arith.interp.learning_coefficient import LEARNING_COEFFICIENT_MEASURES
 from interp_arith.interp.logit_lens import LOGIT_LENS_MEASURES
@@ -32,6 +33,7 @@ MEASURES = Measures(
     *ROLE_MEASURES,
     *LOGIT_LENS_MEASURES,
     *PROBE_MEASURES,
+    *GEOMETRY_MEASURES,
     *PICTURES,
 )
 
