@@ -170,7 +170,7 @@ GEOMETRY_MEASURES = (
         tri_case_geometry,
         dims=("column", "hook", "pos", "score", "clusters"),
         units="1",
-        source="Quirke et al. 2024, section on tri-states",
+        source="after Quirke et al. 2024",
         why_not=no_tri_cases,
         cost="dear",
     ),

@@ -206,7 +206,7 @@ LOGIT_LENS_MEASURES = (
         logit_attribution,
         dims=("variant", "term", "answer"),
         units="1",
-        source="Elhage et al. 2021, section on logit attribution",
+        source="after Elhage et al. 2021",
         why_not=no_columns,
     ),
 )

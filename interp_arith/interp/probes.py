@@ -31,11 +31,14 @@ from interp_arith.interp.discriminants import (
     one_hot,
 )
 from interp_arith.interp.nodes import adder, batch_size, draw_full, no_columns, node_names, passing
+from interp_arith.models.config import ModelConfig
 from interp_arith.models.transformer import ArithmeticTransformer, build_model
 from interp_arith.tasks.addition import Addition
+from interp_arith.tasks.base import Task
 
 QUESTIONS = 4096
 """To fit on, and as many others to score on."""
+_MOST_SUMS = 2**27  # of float64: hooks whose sums take more are looked at in several passes
 
 
 def probe(
@@ -113,7 +116,11 @@ def linear_accuracy(
         shrinkage: of the covariance; see discriminants.
     """
     n, (group, first) = labels.most_classes, groups(labels.fit)
-    n_pos = tokens[0].shape[1]
+    n_pos, width = tokens[0].shape[1], model.config.d_model
+    at_once = max(1, _MOST_SUMS // (n_pos * width * (labels.fit.shape[1] * n + len(first) * width)))
+    if len(hooks) > at_once:
+        parts = [hooks[i : i + at_once] for i in range(0, len(hooks), at_once)]
+        return torch.cat([linear_accuracy(model, tokens, labels, part, shrinkage) for part in parts])
     batch = batch_size(model, n_pos, n_pos * labels.fit.shape[1] * n)
     shift = {name: x.double().mean(dim=0) for name, x in _activations(model, tokens[0][:batch], hooks, batch)}
     sums: dict[str, Moments] = {}
@@ -177,6 +184,13 @@ def _labelled(
     return xr.DataArray(whole, coords=coords | {"pos": np.arange(values.shape[-2])}, dims=[*coords, "pos"])
 
 
+def no_probes(task: Task, model: ModelConfig) -> str | None:
+    """Why there are no columns to probe, or too few questions to hold some out."""
+    if isinstance(task, Addition) and task.n_digits < 2:
+        return "numbers of one digit have too few questions to hold some out"
+    return no_columns(task, model)
+
+
 def probed(subject: Subject) -> xr.Dataset:
     """Every feature, column, hook and position."""
     return probe(subject.model, adder(subject))
@@ -222,7 +236,7 @@ PROBE_MEASURES = (
         dims=_PROBES,
         units="1",
         source="Alain and Bengio 2016; Fisher 1936",
-        why_not=no_columns,
+        why_not=no_probes,
         cost="dear",
     ),
     Measure(
@@ -230,15 +244,15 @@ PROBE_MEASURES = (
         dims=("feature", "column", "pos"),
         units="1",
         source="after Hewitt and Liang 2019",
-        why_not=no_columns,
+        why_not=no_probes,
         cost="dear",
     ),
     Measure(
         selectivity,
         dims=_PROBES,
         units="1",
-        source="Hewitt and Liang 2019, section 2",
-        why_not=no_columns,
+        source="Hewitt and Liang 2019",
+        why_not=no_probes,
         cost="dear",
     ),
     Measure(
@@ -246,7 +260,7 @@ PROBE_MEASURES = (
         dims=_PROBES,
         units="1",
         source="after Zhang and Bowman 2018",
-        why_not=no_columns,
+        why_not=no_probes,
         cost="dear",
     ),
 )

@@ -151,7 +151,7 @@ ROLE_MEASURES = (
         attention_roles,
         dims=("block", "head", "answer", "role"),
         units="1",
-        source="after Quirke & Barez 2023, section 5",
+        source="after Quirke & Barez 2023",
         why_not=no_columns,
     ),
     Measure(

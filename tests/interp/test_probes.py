@@ -126,6 +126,15 @@ def test_an_attention_only_model_has_fewer_nodes():
     ]
 
 
+def test_many_hooks_are_looked_at_in_several_passes(monkeypatch):
+    model = random_weights(build_model(SMALL, TASK)).eval()
+    whole = probe(model, TASK, ["generate"], [1], questions=500)
+    monkeypatch.setattr("interp_arith.interp.probes._MOST_SUMS", 20_000)
+    monkeypatch.setattr("interp_arith.interp.nodes._MOST_NUMBERS", 100_000)
+    parts = probe(model, TASK, ["generate"], [1], questions=500)
+    xr.testing.assert_allclose(parts, whole, atol=0.01)  # a batch of another size rounds otherwise
+
+
 def test_the_measures_are_its_four_arrays_and_leave_nothing_behind(monkeypatch):
     few = partial(probe, hooks=["blocks.1.hook_resid_post"], questions=600)
     monkeypatch.setattr("interp_arith.interp.probes.probe", few)
@@ -157,6 +166,11 @@ def test_what_cannot_be_probed_is_refused_in_one_line():
         probe(model, TASK, ["carry_kind"], [1], questions=100)
     with pytest.raises(RequestError, match="questions = 0; allowed: 1 or more, 4096 unless given"):
         probe(model, TASK, questions=0)
+    short = Addition(n_digits=1)
+    with pytest.raises(
+        RequestError, match="probe_accuracy does not apply: numbers of one digit have too few"
+    ):
+        MEASURES["probe_accuracy"](Subject(build_model(SMALL, short), short))
     table = ModularArithmetic(p=7)
     with pytest.raises(
         RequestError, match="selectivity does not apply: the modular task has no digit columns"
