@@ -15,7 +15,7 @@ from interp_arith.interp.base import Measure
 from interp_arith.interp.trajectory import measure_steps
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.storage import Checkpoint, RunDirectory
-from interp_arith.tasks.base import Task
+from interp_arith.tasks.base import SampledTask, Task
 
 CHECKPOINT = "checkpoint"
 """The coordinate that holds the hash of each step's weights."""
@@ -24,7 +24,10 @@ AT_ONCE = 25
 
 
 def split_digest(task: Task) -> str:
-    """A hash of the training questions, which is that of the split."""
+    """A hash of the training questions, which is that of the split; where these have no end, of the fixed ones."""
+    if isinstance(task, SampledTask):
+        fixed = [task.text(task.split(name)) for name in ("val", "test")]
+        return hashlib.sha256(repr(fixed).encode()).hexdigest()
     return hashlib.sha256(np.ascontiguousarray(task.split("train")).tobytes()).hexdigest()
 
 

@@ -13,10 +13,11 @@ from interp_arith.errors import RequestError
 from interp_arith.interp import trajectory
 from interp_arith.interp.base import Measures, Subject
 from interp_arith.interp.measures import MEASURES, measure
+from interp_arith.kept import split_digest
 from interp_arith.presets import preset
 from interp_arith.run import Run
 from interp_arith.runs import train, train_seeds
-from interp_arith.tasks import Text
+from interp_arith.tasks import Addition, Text
 
 QUIET = {"device": "cpu", "progress": False}
 CHEAP = ["train_loss", "weight_norm"]
@@ -230,3 +231,22 @@ def test_seeds_stand_side_by_side_and_steps_that_one_does_not_have_are_nan(tmp_p
         RequestError, match=r"given runs of seeds \[3, 3\]; allowed: one or more, each of another seed"
     ):
         measure_seeds([runs[0], runs[0]])
+
+
+def test_measures_of_an_adder_are_kept_and_rest_on_its_fixed_questions():
+    task = Addition(n_digits=20, val_questions=5, test_questions=5)
+    assert split_digest(task) == split_digest(task.model_copy())
+    assert split_digest(task) != split_digest(task.with_seed(1))
+    assert split_digest(task) != split_digest(task.model_copy(update={"test_questions": 6}))
+
+
+def test_an_adder_is_measured_without_names(tmp_path, taken):
+    config = preset("add-10d-4k", name="adder", budget={"steps": 4}, model={"d_model": 8, "d_mlp": 8})
+    config = config.model_copy(update={"task": Addition(n_digits=2, val_questions=20, test_questions=20)})
+    run = train(config, out=tmp_path, **QUIET)
+    found = run.measure()
+    assert {"test_loss", "attention_roles", "logit_lens", "logit_attribution"} <= set(found)
+    assert "probe_accuracy" not in found
+    asked = len(taken)
+    xr.testing.assert_identical(run.measure(), found)
+    assert len(taken) == asked

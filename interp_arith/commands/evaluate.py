@@ -55,19 +55,15 @@ def best_and_last(table: pd.DataFrame) -> pd.DataFrame:
     """Of every set, the best exact match over the steps, the first step that has it, and that of the last step."""
     rows = []
     for name, of_set in table.groupby("set", sort=False):
-        best = (
-            of_set.loc[of_set["exact_match"].idxmax()]
-            if of_set["exact_match"].notna().any()
-            else of_set.iloc[0]
-        )
-        last = of_set.iloc[-1]
+        shares, steps = of_set["exact_match"].tolist(), of_set["step"].tolist()
+        best = max(range(len(shares)), key=lambda at: -1 if shares[at] != shares[at] else shares[at])
         rows.append(
             {
                 "set": name,
-                "questions": last["questions"],
-                "best_exact_match": best["exact_match"],
-                "at_step": best["step"],
-                "last_exact_match": last["exact_match"],
+                "questions": of_set["questions"].iloc[-1],
+                "best_exact_match": shares[best],
+                "at_step": steps[best],
+                "last_exact_match": shares[-1],
             }
         )
     return pd.DataFrame(rows)

@@ -7,12 +7,16 @@ import xarray as xr
 from interp_arith.interp.attention import ATTENTION_MEASURES
 from interp_arith.interp.base import Measures, Subject
 from interp_arith.interp.clock_pizza import CLOCK_PIZZA_MEASURES
+from interp_arith.interp.geometry import GEOMETRY_MEASURES
 from interp_arith.interp.keys import KEY_MEASURES
 from interp_arith.interp.learning_coefficient import LEARNING_COEFFICIENT_MEASURES
+from interp_arith.interp.logit_lens import LOGIT_LENS_MEASURES
 from interp_arith.interp.losses import LOSS_MEASURES
 from interp_arith.interp.neurons import NEURON_MEASURES
 from interp_arith.interp.pictures import PICTURES
+from interp_arith.interp.probes import PROBE_MEASURES
 from interp_arith.interp.progress import PROGRESS_MEASURES
+from interp_arith.interp.roles import ROLE_MEASURES
 from interp_arith.interp.spectra import SPECTRUM_MEASURES
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Task
@@ -26,6 +30,10 @@ MEASURES = Measures(
     *CLOCK_PIZZA_MEASURES,
     *ATTENTION_MEASURES,
     *LEARNING_COEFFICIENT_MEASURES,
+    *ROLE_MEASURES,
+    *LOGIT_LENS_MEASURES,
+    *PROBE_MEASURES,
+    *GEOMETRY_MEASURES,
     *PICTURES,
 )
 

@@ -1,6 +1,6 @@
-"""Questions of one complexity class, or with a cascade of one length; drawn by the numbers of `sampling`.
+"""Questions of one complexity class, with a cascade of one length, or of a column's three cases.
 
-It waits for the device: for evaluation, not for the training step.
+They are drawn by the numbers of `sampling`. It waits for the device: for evaluation, not for the training step.
 """
 
 from collections.abc import Callable
@@ -83,6 +83,60 @@ def draw_cascades(
         held_out,
         f"with a cascade of length {length}",
     )
+
+
+def draw_tri_cases(
+    column: int, n: int, n_digits: int, key: Int[Tensor, ""]
+) -> Int[Tensor, "case batch 2 column"]:
+    """Sums with r ≤ 8, r = 9 and r ≥ 10 in one column, and r ≤ 8 in all others: no other column makes a carry.
+
+    Uniform, and all different.
+
+    Args:
+        column: of the three cases.
+        n: how many questions of each.
+        n_digits: columns that they have.
+        key: of the draws, on the device that draws them.
+
+    Raises:
+        RequestError: there is no such column, or a case has fewer questions.
+    """
+    if not 0 <= column < n_digits:
+        raise RequestError(
+            f"column {column}: questions of {n_digits} digits have columns 0 to {n_digits - 1}"
+        )
+    if n > (most := 10 * 45 ** (n_digits - 1)):
+        raise RequestError(
+            f"{n} questions of each tri-case: with n_digits = {n_digits} there are {most} of r = 9; "
+            f"choose at most {most}, or more digits"
+        )
+    pairs = torch.tensor([(x, y) for x in range(10) for y in range(10)], device=key.device)
+    r = pairs.sum(dim=-1)
+    low, *others = pairs[r <= 8], pairs[r == 9], pairs[r >= 10]
+    cases = [_some(case, low, column, n, n_digits, later(key, i)) for i, case in enumerate((low, *others))]
+    return torch.stack(cases)
+
+
+def _some(
+    case: Int[Tensor, "pair 2"],
+    low: Int[Tensor, "pair 2"],
+    column: int,
+    n: int,
+    n_digits: int,
+    key: Int[Tensor, ""],
+) -> Int[Tensor, "batch 2 column"]:
+    """The first n different questions of ever more that are drawn: of one case in a column, low in the others."""
+    kept, moment = low.new_zeros(0, n_digits, 2), 0
+    while len(kept) < n:
+        numbers = random_integers(later(key, 4 * moment), 8 * n * n_digits).unflatten(-1, (8 * n, n_digits))
+        drawn = low[below(len(low), numbers, 0)]
+        drawn[:, column] = case[below(len(case), numbers[:, column], 0)]
+        kept, moment = torch.cat([kept, drawn]), moment + 1
+        _, group = kept.unique(dim=0, return_inverse=True)
+        place = torch.arange(len(kept), device=key.device)
+        first = torch.full_like(place, len(kept)).scatter_reduce(0, group, place, "amin")
+        kept = kept[place == first[group]]
+    return kept[:n].mT
 
 
 def _first(

@@ -33,6 +33,9 @@ _STREAMS = {
     "initialization": 5,
     "example": 6,
     "offset": 7,
+    "probe": 8,
+    "control": 9,
+    "case": 10,
 }
 _HELD_OUT_SHARE = 0.05
 _PROPAGATING_SHARE = 0.6
@@ -170,6 +173,15 @@ def draw_of_split(
 def draw_offsets(n: int, largest: int, key: Int[Tensor, "*seed"]) -> Int[Tensor, "*seed batch"]:
     """How far the places of each of n questions are moved: uniform from 0 to the largest."""
     return below(largest + 1, random_integers(key, n), 0)
+
+
+def draw_pair_labels(n_classes: int, n_tables: int, key: Int[Tensor, ""]) -> Int[Tensor, "table 10 10"]:
+    """Random labels from 0 to n_classes − 1 of all pairs of digits, in several tables.
+
+    In each table every label is as frequent as any other, or has one pair more or less.
+    """
+    order = random_integers(key, 100 * n_tables).unflatten(-1, (n_tables, 100)).argsort(dim=-1)
+    return (order % n_classes).unflatten(-1, (10, 10))
 
 
 def in_split(digits: Int[Tensor, "*axes operand column"], split: SplitName) -> Bool[Tensor, "*axes"]:

@@ -6,7 +6,7 @@ import torch
 
 from interp_arith.errors import RequestError
 from interp_arith.tasks import class_draws
-from interp_arith.tasks.class_draws import draw_cascades, draw_class
+from interp_arith.tasks.class_draws import draw_cascades, draw_class, draw_tri_cases
 from interp_arith.tasks.columns import classes, complexity_of
 from interp_arith.tasks.digits import numbers_of
 from interp_arith.tasks.sampling import in_split, key
@@ -154,3 +154,44 @@ def test_a_search_without_end_is_given_up(monkeypatch):
     assert str(caught.value) == (
         "no question of class S1 is among 1,000 drawn with n_digits = 400; choose fewer digits"
     )
+
+
+@pytest.mark.parametrize(("column", "n_digits"), [(0, 2), (1, 2), (3, 5), (19, 20)])
+def test_the_three_cases_of_a_column_are_made_there_alone(column, n_digits):
+    digits = draw_tri_cases(column, 100, n_digits, START)
+    assert digits.shape == (3, 100, 2, n_digits)
+    r = digits.sum(dim=-2)
+    low, nine, high = r[..., column]
+    assert low.max() <= 8
+    assert set(nine.tolist()) == {9}
+    assert high.min() >= 10
+    others = torch.cat([r[..., :column], r[..., column + 1 :]], dim=-1)
+    assert others.max() <= 8
+    for case in digits:
+        assert len({tuple(row) for row in numbers_of(case).tolist()}) == 100
+    assert torch.equal(digits, draw_tri_cases(column, 100, n_digits, START))
+
+
+def test_every_question_of_a_case_can_be_drawn():
+    digits = draw_tri_cases(0, 10, 1, START)
+    assert sorted(digits[1, :, 0, 0].tolist()) == list(range(10))
+    low = draw_tri_cases(1, 450, 2, START)[0]
+    assert len(set(map(tuple, low[:, :, 1].tolist()))) == 45
+
+
+@pytest.mark.parametrize(
+    ("column", "n", "n_digits", "message"),
+    [
+        (2, 10, 2, "column 2: questions of 2 digits have columns 0 to 1"),
+        (-1, 10, 2, "column -1: questions of 2 digits have columns 0 to 1"),
+        (
+            0,
+            100,
+            1,
+            "100 questions of each tri-case: with n_digits = 1 there are 10 of r = 9; choose at most 10, or",
+        ),
+    ],
+)
+def test_cases_that_do_not_exist_are_refused(column, n, n_digits, message):
+    with pytest.raises(RequestError, match=message):
+        draw_tri_cases(column, n, n_digits, START)

@@ -17,6 +17,7 @@ from interp_arith.tasks.sampling import (
     Limits,
     draw_digits,
     draw_of_split,
+    draw_pair_labels,
     draw_split,
     drawn_triples,
     generator,
@@ -287,3 +288,16 @@ def test_triples_of_a_long_list_are_drawn_without_making_it():
     assert triples.min() >= 0
     assert triples.max() < 10_007
     assert (triples.max(axis=0) > 9_000).all()
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 100])
+def test_labels_of_pairs_are_random_and_balanced(n_classes):
+    tables = draw_pair_labels(n_classes, 4, key(0, "control"))
+    assert tables.shape == (4, 10, 10)
+    for table in tables:
+        counts = np.bincount(table.flatten(), minlength=n_classes)
+        assert counts.max() - counts.min() <= 1
+        assert len(counts) == n_classes
+    assert not torch.equal(tables[0], tables[1])
+    assert torch.equal(tables, draw_pair_labels(n_classes, 4, key(0, "control")))
+    assert not torch.equal(tables, draw_pair_labels(n_classes, 4, key(1, "control")))
