@@ -50,5 +50,13 @@ AXES = {
     "basis_x": "row of the Fourier basis along x, by name",
     "basis_y": "row of the Fourier basis along y, by name",
     "mark": "memorized, circuit_onset, cleanup_onset, grokked",
+    "direction": "which question's activation is put into the other's run: noising, denoising; or one of a subspace",
+    "effect": "what a patched answer becomes: strong (the one that is due), weak (another)",
+    "part": "part of a block that puts something out: H0, H1, …, MLP",
+    "node": "part of a block at one position, by name: 0.H1@5, 0.MLP@5",
+    "complexity": "complexity class of a question: S0 … S5",
+    "side": "version of a question: base, source",
+    "choice": "pair of digits that may be drawn",
+    "width": "width of an activation",
     "statistic": "over seeds: mean, low, high, count",
 }

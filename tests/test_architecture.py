@@ -26,7 +26,8 @@ LAYERS = """
     evaluation.decoding evaluation.base evaluation.asking evaluation.adders evaluation.protocols evaluation
     interp.base interp.phases interp.bootstrap interp.forward interp.answers interp.cyclic interp.fourier
     interp.keys interp.neurons interp.losses interp.spectra interp.progress interp.clock_pizza interp.attention
-    interp.learning_coefficient interp.pictures interp.measures interp.trajectory interp.live interp
+    interp.learning_coefficient interp.pictures interp.interventions interp.pairs interp.patching interp.ablation
+    interp.circuits interp.measures interp.trajectory interp.live interp
     figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures
     kept run bars runs comparison report generation tables overrides importing grid workers sweep_results sweep
     commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import xarray as xr
 
+from interp_arith.interp.ablation import ABLATION_MEASURES
 from interp_arith.interp.attention import ATTENTION_MEASURES
 from interp_arith.interp.base import Measures, Subject
 from interp_arith.interp.clock_pizza import CLOCK_PIZZA_MEASURES
@@ -11,6 +12,7 @@ from interp_arith.interp.keys import KEY_MEASURES
 from interp_arith.interp.learning_coefficient import LEARNING_COEFFICIENT_MEASURES
 from interp_arith.interp.losses import LOSS_MEASURES
 from interp_arith.interp.neurons import NEURON_MEASURES
+from interp_arith.interp.patching import PATCHING_MEASURES
 from interp_arith.interp.pictures import PICTURES
 from interp_arith.interp.progress import PROGRESS_MEASURES
 from interp_arith.interp.spectra import SPECTRUM_MEASURES
@@ -27,6 +29,8 @@ MEASURES = Measures(
     *ATTENTION_MEASURES,
     *LEARNING_COEFFICIENT_MEASURES,
     *PICTURES,
+    *PATCHING_MEASURES,
+    *ABLATION_MEASURES,
 )
 
 

@@ -33,6 +33,7 @@ _STREAMS = {
     "initialization": 5,
     "example": 6,
     "offset": 7,
+    "pairs": 8,
 }
 _HELD_OUT_SHARE = 0.05
 _PROPAGATING_SHARE = 0.6
