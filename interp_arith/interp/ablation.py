@@ -37,7 +37,7 @@ from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.class_draws import draw_class, draw_sides
 from interp_arith.tasks.columns import classes
-from interp_arith.tasks.sampling import key, later, shuffled_rows
+from interp_arith.tasks.sampling import Limits, draw_digits, key, later, shuffled_rows
 
 How = Literal["mean", "zero", "resample"]
 QUESTIONS_A_CLASS = 48
@@ -49,13 +49,13 @@ _ROUTE_QUESTIONS = 200
 
 @dataclass(frozen=True)
 class Asked:
-    """The same number of questions of every complexity class, and what a model's nodes put out for them.
+    """The same number of questions of every complexity class, and what a model's nodes put out for uniform ones.
 
     Attributes:
         names: the classes.
         prompts: questions, one class after the other.
         answers: the right ones.
-        run: nodes, where each question stands before its right answer.
+        run: nodes for as many other questions, uniform ones, each before its right answer; means are taken over it.
         column: which column of the sum each answer token is; −1 for an end.
     """
 
@@ -104,7 +104,10 @@ def by_class(
     questions = as_rows(task, task.questions(torch.cat(drawn)))
     where = model.W_E.device
     prompts, answers = task.tokens(questions).to(where), task.answer_tokens(questions).to(where)
-    run = recorded(model, torch.cat([prompts, answers[:, :-1]], dim=1))
+    uniform = draw_digits(
+        len(questions), task.n_digits, Limits(task.n_digits, task.n_digits, 0.0), key(seed, "pairs")
+    )
+    run = recorded(model, task.examples(as_rows(task, task.questions(uniform))).tokens.to(where))
     return Asked(names, prompts, answers, run, answer_columns(task))
 
 
@@ -145,9 +148,9 @@ def ablations(
 
     Args:
         model: in any mode.
-        asked: questions; means and other values are taken over them.
+        asked: questions, and the run over which means and other values are taken.
         nodes: all unless given.
-        how: "mean" over the questions, "zero", or "resample": another question's.
+        how: "mean" over uniform questions, "zero", or "resample": another question's.
         seed: which other question.
 
     Returns:
@@ -289,9 +292,9 @@ def measured_ablations(subject: Subject) -> xr.Dataset:
 
 
 def ablation_effect(subject: Subject) -> xr.DataArray:
-    """Exact match lost, by complexity class, when a node is held at its mean over questions; in [−1, 1].
+    """Exact match lost, by complexity class, when a node is held at its mean over uniform questions; in [−1, 1].
 
-    48 questions of each class, the mean over all of them; answers are decoded freely. See ablations for other ways
+    48 questions of each class; answers are decoded freely. See ablations for other ways
     to ablate.
     """
     return by_place(subject.get(measured_ablations).lost, subject.model.config)

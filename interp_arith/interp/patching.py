@@ -213,7 +213,7 @@ def path_effect(model: ArithmeticTransformer, pairs: Pairs, sender: Node, receiv
     if not ((later or beside) and reaches):
         raise RequestError(
             f"there is no direct path from {sender} to {receiver}: a head reads earlier blocks up to its position, "
-            "an MLP earlier blocks and the heads of its own, at its position; exchange them, or choose another receiver"
+            "an MLP earlier blocks and the heads of its own, at its position; choose another receiver"
         )
     found = []
     for each in (ready, ready.turned()):
