@@ -42,6 +42,9 @@ class PlantedAdder(HookedRootModule):
     def forward(self, tokens):
         base, carry = self.columns(tokens)
         noise = (tokens.float() / 7)[..., None]
+        n_pos = tokens.shape[1]
+        for block in self.blocks:
+            block.attn.hook_pattern(torch.ones(len(tokens), 2, n_pos, n_pos).tril() / n_pos)
         z = torch.stack([base, torch.cat([carry, noise.expand(*noise.shape[:2], 9)], dim=-1)], dim=2)
         z = self.blocks[0].attn.hook_z(z)
         self.blocks[0].hook_mlp_out(noise.expand(*tokens.shape, 20))
@@ -70,12 +73,13 @@ class PlantedAdder(HookedRootModule):
 
 
 class Block(nn.Module):
-    """The two places where nodes put something out."""
+    """The two places where nodes put something out, and attention, which is even and moves nothing."""
 
     def __init__(self):
         super().__init__()
         self.attn = nn.Module()
         self.attn.hook_z = HookPoint()
+        self.attn.hook_pattern = HookPoint()
         self.hook_mlp_out = HookPoint()
 
 

@@ -14,17 +14,19 @@ from interp_arith.interp.ablation import (
     silenced,
 )
 from interp_arith.interp.base import Subject
-from interp_arith.interp.circuits import are_heads_of_one_place
+from interp_arith.interp.circuits import are_heads_of_one_place, carry_nodes
 from interp_arith.interp.interventions import Node, all_nodes
 from interp_arith.interp.measures import MEASURES
 from interp_arith.tasks import Addition, ModularArithmetic
 
 TASK = UNITS_LAST
 ADDER = PlantedAdder(TASK)
-PATH = [Node(0, 0, p) for p in TASK.answer_positions] + [
+PATH = [Node(0, 0, p) for p in TASK.answer_positions[1:]] + [
     node for p in TASK.answer_positions[:-1] for node in (Node(0, 1, p), Node(1, None, p))
 ]
-"""All that an answer needs; the units, written last, have no carry in."""
+"""All that an answer needs of the question; the units, written last, have no carry in, and the top digit is one."""
+CONSTANT = Node(0, 0, TASK.answer_positions[0])
+"""Says, of every question alike, that the top digit is 0 but for its carry."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def asked():
 
 @pytest.mark.parametrize("how", ["mean", "zero", "resample"])
 def test_unused_nodes_change_nothing(asked, how):
-    unused = [node for node in all_nodes(ADDER.config, asked.positions) if node not in PATH]
+    unused = [node for node in all_nodes(ADDER.config, asked.positions) if node not in [*PATH, CONSTANT]]
     found = ablations(ADDER, asked, unused, how)
     assert len(unused) == 2 * 3 * TASK.n_ctx - 10
     assert not found.lost.any()
@@ -65,12 +67,12 @@ def test_the_planted_circuit_is_enough_and_needs_every_node(asked):
 
 def test_a_circuit_of_nothing_or_of_nodes_that_do_not_exist_is_refused(asked):
     with pytest.raises(
-        RequestError, match="^the circuit names no node: nothing would be left; name those of all_nodes"
+        RequestError, match=r"^the circuit names no node: nothing would be left; name those of all_nodes"
     ):
         faithfulness(ADDER, asked, [])
     with pytest.raises(RequestError, match=r"^node 5.MLP@0 does not exist"):
         faithfulness(ADDER, asked, [Node(5, None, 0)])
-    with pytest.raises(RequestError, match="^ablation by 'median': choose mean, zero or resample$"):
+    with pytest.raises(RequestError, match=r"^ablation by 'median': choose mean, zero or resample$"):
         silenced(Node(0, 0, 0), "median", asked)
 
 
@@ -122,3 +124,13 @@ def test_heads_of_one_place_are_of_one_block_and_position():
     assert are_heads_of_one_place(Node(0, 0, 3), Node(0, 1, 3))
     assert not are_heads_of_one_place(Node(0, 0, 3), Node(1, 1, 3))
     assert not are_heads_of_one_place(Node(0, 0, 3), Node(0, None, 3))
+
+
+def test_the_search_finds_the_planted_nodes_of_every_column():
+    found = carry_nodes(ADDER, TASK)
+    assert {(each.column, each.nodes) for each in found} == {
+        (column, (node,))
+        for column in (1, 2, 3)
+        for node in (Node(0, 1, predicts(TASK, column)), Node(1, None, predicts(TASK, column)))
+    }
+    assert all(each.noising == each.denoising == 1 for each in found)

@@ -54,7 +54,7 @@ def test_a_model_has_a_node_for_every_head_and_mlp_at_every_position():
 @pytest.mark.parametrize("node", [Node(2, 0, 0), Node(0, 2, 0), Node(0, -1, 0), Node(0, None, 3)])
 def test_a_node_that_does_not_exist_is_refused_with_what_there_is(node):
     allowed = "blocks are 0 to 1, their parts H0 to H1 and MLP, and positions 0 to 2; all_nodes lists them"
-    with pytest.raises(RequestError, match=f"^node {node} does not exist: {allowed}$"):
+    with pytest.raises(RequestError, match=rf"^node {node} does not exist: {allowed}$"):
         check_nodes(ModelConfig(n_layers=2, n_heads=2, d_model=8), 3, [Node(0, 0, 0), node])
 
 

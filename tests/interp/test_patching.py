@@ -23,7 +23,7 @@ from interp_arith.interp.patching import (
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.transformer import build_model
 
-SMALL = ModelConfig(n_layers=2, d_model=8, n_heads=2, d_mlp=12)
+SMALL = ModelConfig(n_layers=2, d_model=8, n_heads=2, d_mlp=12, activation="gelu")
 
 
 def on_the_path(task, column):
@@ -80,7 +80,6 @@ def small_interchange(monkeypatch):
 
 
 def test_attribution_is_the_true_effect_to_first_order_on_a_transformer(monkeypatch):
-    """Of the last block's heads at the last position nothing but the MLP is curved, so that most is explained."""
     model, pairs = small_interchange(monkeypatch)
     with torch.no_grad():  # small changes: tokens are told apart by little
         model.embed.W_E[:] = model.embed.W_E.mean(dim=0) + 1e-4 * model.embed.W_E
@@ -121,7 +120,7 @@ def test_wrong_nodes_and_models_that_answer_nothing_are_refused():
     with pytest.raises(RequestError, match=r"^node 0.H7@1 does not exist: blocks are 0 to 1, their parts"):
         patch_effects(PlantedAdder(UNITS_LAST), pairs, [Node(0, 7, 1)])
     with pytest.raises(
-        RequestError, match="^generate in column 1: of 10 pairs of questions the model answers none"
+        RequestError, match=r"^generate in column 1: of 10 pairs of questions the model answers none"
     ):
         interchange(random_weights(build_model(SMALL, UNITS_LAST)), pairs)
 
