@@ -116,8 +116,9 @@ def answer_columns(task: Addition) -> tuple[int, ...]:
     digits = list(range(task.spelling.answer_digits))
     if task.answer_order == "units-last":
         digits.reverse()
-    signs, end = [-1] * task.spelling.has_sign, [-1] * task.end_token
-    return tuple([*digits, *signs] if task.answer_order == "units-first" else [*signs, *digits]) + tuple(end)
+    signs = [-1] * (task.spelling.has_sign and task.padded)  # a sum has none unless it is padded
+    written = [*digits, *signs] if task.answer_order == "units-first" else [*signs, *digits]
+    return (*written, *[-1] * (task.spelling.target_width - len(written)))
 
 
 def silenced(node: Node, how: How, asked: Asked, seed: int = 0) -> Put:
