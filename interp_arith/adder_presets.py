@@ -148,7 +148,7 @@ def _grows(
     return _adder(name, model, steps, reaches, task=Addition(**task | grid), budget=budget, **recipe)
 
 
-# Places within ten of each other meet in training: on a circle of 22 nearly all do, and sums of 20 digits fit into it.
+# Places within ten of each other meet in training: on a circle of 22 nearly all do, and 20 digits fit into it.
 _GROWS = ModelConfig(
     d_model=64,
     n_heads=4,

@@ -62,5 +62,13 @@ AXES = {
     "score": "how well activations fall into groups, by name: silhouette, agreement",
     "role": "what an answer digit's attention is on, by name: same column, column below, …",
     "term": "what adds to the residual stream, by name: embedding, head 0.1, mlp 0, …",
+    "direction": "which question's activation is put into the other's run: noising, denoising; or one of a subspace",
+    "effect": "what a patched answer becomes: strong (the one that is due), weak (another)",
+    "part": "part of a block that puts something out: H0, H1, …, MLP",
+    "node": "part of a block at one position, by name: 0.H1@5, 0.MLP@5",
+    "complexity": "complexity class of a question: S0 … S5",
+    "side": "version of a question: base, source",
+    "choice": "pair of digits that may be drawn",
+    "width": "width of an activation",
     "statistic": "over seeds: mean, low, high, count",
 }

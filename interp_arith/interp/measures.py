@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import xarray as xr
 
+from interp_arith.interp.ablation import ABLATION_MEASURES
 from interp_arith.interp.attention import ATTENTION_MEASURES
 from interp_arith.interp.base import Measures, Subject
 from interp_arith.interp.clock_pizza import CLOCK_PIZZA_MEASURES
@@ -13,6 +14,7 @@ from interp_arith.interp.learning_coefficient import LEARNING_COEFFICIENT_MEASUR
 from interp_arith.interp.logit_lens import LOGIT_LENS_MEASURES
 from interp_arith.interp.losses import LOSS_MEASURES
 from interp_arith.interp.neurons import NEURON_MEASURES
+from interp_arith.interp.patching import PATCHING_MEASURES
 from interp_arith.interp.pictures import PICTURES
 from interp_arith.interp.probes import PROBE_MEASURES
 from interp_arith.interp.progress import PROGRESS_MEASURES
@@ -35,6 +37,8 @@ MEASURES = Measures(
     *PROBE_MEASURES,
     *GEOMETRY_MEASURES,
     *PICTURES,
+    *PATCHING_MEASURES,
+    *ABLATION_MEASURES,
 )
 
 

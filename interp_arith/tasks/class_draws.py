@@ -3,7 +3,7 @@
 They are drawn by the numbers of `sampling`. It waits for the device: for evaluation, not for the training step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 
 import torch
@@ -137,6 +137,27 @@ def _some(
         first = torch.full_like(place, len(kept)).scatter_reduce(0, group, place, "amin")
         kept = kept[place == first[group]]
     return kept[:n].mT
+
+
+def draw_sides(
+    n: int, n_digits: int, key: Int[Tensor, ""], planted: Mapping[int, Int[Tensor, "choice side 2"]]
+) -> Int[Tensor, "side batch 2 column"]:
+    """Questions that come in several versions, which differ in planted columns alone; all else is uniform.
+
+    Args:
+        n: how many of each version.
+        n_digits: columns that they have.
+        key: of the draws, on the device that draws them.
+        planted: column -> the pairs of digits to choose from, uniformly, a pair for each version.
+    """
+    numbers = random_integers(key, n * n_digits).unflatten(-1, (n, n_digits))
+    uniform = torch.stack([below(10, numbers, 0), below(10, numbers, 1)], dim=1)
+    n_sides = next(iter(planted.values())).shape[1]
+    sides = uniform.expand(n_sides, *uniform.shape).clone()
+    for column, choices in planted.items():
+        chosen = choices.to(key.device)[below(len(choices), numbers[:, column], 2)]
+        sides[..., column] = chosen.transpose(0, 1)
+    return sides
 
 
 def _first(

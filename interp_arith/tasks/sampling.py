@@ -36,6 +36,7 @@ _STREAMS = {
     "probe": 8,
     "control": 9,
     "case": 10,
+    "pairs": 11,
 }
 _HELD_OUT_SHARE = 0.05
 _PROPAGATING_SHARE = 0.6
