@@ -59,14 +59,14 @@ _ADDER_763 = ModelConfig(
 )
 # The operands are 11 positions apart: from draws alone many seeds never find the columns of some digit.
 _ADDER_763_BY_COLUMN = _ADDER_763.model_copy(update={"positions": Learned(period=11)})
-# Rotary positions cost no parameters; one pair that turns once in 11 tokens meets both digits of a column.
+# Rotary positions cost no parameters; base 3 gives one wavelength near the distance between the operands.
 _ADDER_TINY = _ADDER_763.model_copy(
     update={
-        "d_model": 3,
-        "d_head": 2,
+        "d_model": 4,
+        "d_head": 4,
         "d_mlp": 10,
         "n_ctx": None,
-        "positions": Rotary(period=11),
+        "positions": Rotary(base=3),
         "init_scale": 1.0,
     }
 )

@@ -74,12 +74,12 @@ def test_the_canonical_model_has_the_parameters_of_nanda_et_al():
     assert counted == by_hand == 226_688
 
 
-def test_the_tiny_adder_has_138_parameters():
+def test_the_tiny_adder_has_216_parameters():
     config = preset("add-10d-tiny")
-    # embedding 14·3, four attention matrices of one head 3·2, MLP 2·3·10, two layer norms 2·3
-    by_hand = 14 * 3 + 4 * 3 * 2 + 2 * 3 * 10 + 2 * 2 * 3
+    # embedding 14·4, four attention matrices of one head 4·4, MLP 2·4·10, two layer norms 2·4
+    by_hand = 14 * 4 + 4 * 4 * 4 + 2 * 4 * 10 + 2 * 2 * 4
     counted = sum(p.numel() for p in build_model(config.model, config.task).trained_parameters().values())
-    assert counted == by_hand == 138
+    assert counted == by_hand == 216
 
 
 def test_the_second_pass_starts_from_the_first_unless_told_otherwise():
