@@ -335,6 +335,12 @@ def test_inspect_data_shows_the_rows_of_position_tables(ask):
     assert "place" in shown
     assert [line.split()[1] for line in shown.splitlines()[4:15]] == [*map(str, range(11, 0, -1))]
     assert shown.endswith("the places of each question are moved up by the same random offset, 0 to 89\n")
+    shown = ask(
+        "inspect-data", "add-10d-763", "--model.positions.kind", "coupled", "--model.positions.gap", "20"
+    )
+    *_, offset, gap = shown.splitlines()
+    assert offset.endswith("by the same random offset, 0 to 89")
+    assert gap == "in training those from a random place on move up by a random gap too, 0 to 20"
 
 
 def test_inspect_data_draws_operands_of_the_lengths_asked_for(ask):

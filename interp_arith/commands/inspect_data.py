@@ -40,9 +40,13 @@ def run(arguments: list[str]) -> None:
             numbers = [i for i, name in enumerate(columns) if name not in ("token", "target", "loss")]
             print(title)
             print_table(columns, [tuple(row.values()) for row in rows], numbers=numbers)
-        if largest := model.positions.largest_offset(task):
+        moves = model.positions.moves(task)
+        if moves.offset:
             print(
-                f"in training the places of each question are moved up by the same random offset, 0 to {largest}"
+                "in training the places of each question are moved up by the same random offset, "
+                f"0 to {moves.offset}"
             )
+        if moves.gap:
+            print(f"in training those from a random place on move up by a random gap too, 0 to {moves.gap}")
 
     parse(command, "inspect-data PRESET|CONFIG.yaml", __doc__, rest)

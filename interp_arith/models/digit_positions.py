@@ -3,6 +3,7 @@
 A task tells of each token which number it belongs to and its place there; a scheme turns these into rows of trained
 tables, where row 0 is that of tokens that are no digit. In training the places of a question are all moved up by the
 same random offset, so that rows are trained which its own digits would never reach, and longer numbers find them.
+With a gap, those from a random place on are moved further, so that attention meets rows that are far from each other.
 """
 
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ from transformer_lens.hook_points import HookPoint
 from interp_arith.errors import RequestError
 from interp_arith.models.position_scheme import Find, Ids, PositionScheme, by_index
 from interp_arith.tasks.base import Places, Task
+from interp_arith.tasks.sampling import Moves
 
 
 class DigitScheme(PositionScheme, ABC):
@@ -29,11 +31,12 @@ class DigitScheme(PositionScheme, ABC):
     """Places that have rows: the longest number with the largest offset fits into them."""
     offset: int | None = Field(default=None, ge=0)
     """The largest offset that training draws, 0 for none; as far as the places go unless given."""
-    wraps: bool = False
-    """Places lie on a circle: the last is followed by the first, and every offset is drawn unless one is given.
+    gap: int = Field(default=0, ge=0)
+    """The largest gap that training draws, as far as the places go: digits from a random place on move up by it too.
 
-    Scores of two places that are further apart than the longest numbers of training are never trained, and longer
-    numbers stumble over them. On a circle of twice that length hardly any are.
+    Without one, the scores between places further apart than the longest numbers of training are never trained, and
+    longer numbers stumble over them. Related: Ruoss et al. 2023, "Randomized positional encodings boost length
+    generalization of transformers", where every place is drawn.
     """
     reads_digits: ClassVar[bool] = True
 
@@ -54,7 +57,7 @@ class DigitScheme(PositionScheme, ABC):
     def check(self, task: Task) -> None:
         """See PositionScheme.check."""
         task.places(torch.zeros(1, 1, dtype=torch.int64))  # the task says why, where it cannot tell them
-        longest, offset = max(task.number_lengths), 0 if self.wraps else self.offset or 0
+        longest, offset = max(task.number_lengths), self.offset or 0
         needed = longest + offset
         if needed > self.max_place:
             moved = f", moved by up to {offset}" if offset else ""
@@ -70,11 +73,11 @@ class DigitScheme(PositionScheme, ABC):
         """See PositionScheme.most_places."""
         return self.max_place
 
-    def largest_offset(self, task: Task) -> int:
-        """The one given, or as far as the places go."""
-        if self.offset is not None:
-            return self.offset
-        return self.max_place - (1 if self.wraps else max(task.number_lengths))
+    def moves(self, task: Task) -> Moves:
+        """See PositionScheme.moves."""
+        places = max(task.number_lengths)
+        free = self.max_place - places
+        return Moves(free if self.offset is None else self.offset, min(self.gap, free), free, places)
 
     def hooked_arguments(self, d_head: int) -> dict[str, Any]:
         """The standard type, whose table is replaced."""
@@ -93,22 +96,27 @@ class DigitScheme(PositionScheme, ABC):
         return {"place": self.max_place + self.units_row}
 
     def ids(
-        self, task: Task | None, tokens: Int[Tensor, "*axes pos"], offset: Int[Tensor, "*axes"] | None = None
+        self,
+        task: Task | None,
+        tokens: Int[Tensor, "*axes pos"],
+        offset: Int[Tensor, "*axes place"] | None = None,
     ) -> Ids:
         """See PositionScheme.ids."""
         assert task is not None  # `module` has said so
         places = task.places(tokens)
-        return self.ids_at(places, torch.zeros_like(places.place[..., 0]) if offset is None else offset)
+        return self.ids_at(places, torch.zeros_like(places.place[..., :1]) if offset is None else offset)
 
     def moved(
-        self, place: Int[Tensor, "*axes pos"], offset: Int[Tensor, "*axes"]
+        self, place: Int[Tensor, "*axes pos"], offset: Int[Tensor, "*axes place"]
     ) -> Int[Tensor, "*axes pos"]:
-        """The row of each place, moved by the offset, and on a circle brought back into it."""
-        place = place + offset[..., None]
-        return (place % self.max_place if self.wraps else place) + self.units_row
+        """The row of each place, moved by its offset."""
+        place_of_offset = place.clamp(min=0, max=offset.shape[-1] - 1)
+        return place + offset.gather(-1, place_of_offset) + self.units_row
 
     @abstractmethod
-    def ids_at(self, places: Places, offset: Int[Tensor, "*axes"]) -> dict[str, Int[Tensor, "*axes pos"]]:
+    def ids_at(
+        self, places: Places, offset: Int[Tensor, "*axes place"]
+    ) -> dict[str, Int[Tensor, "*axes pos"]]:
         """Which rows tokens at these places read, by table."""
 
     def parts(
@@ -141,7 +149,9 @@ class Abacus(DigitScheme):
 
     kind: Literal["abacus"] = "abacus"
 
-    def ids_at(self, places: Places, offset: Int[Tensor, "*axes"]) -> dict[str, Int[Tensor, "*axes pos"]]:
+    def ids_at(
+        self, places: Places, offset: Int[Tensor, "*axes place"]
+    ) -> dict[str, Int[Tensor, "*axes pos"]]:
         """1 + place + offset; 0 for what is no digit."""
         return {"place": torch.where(places.place >= 0, self.moved(places.place, offset), 0)}
 
@@ -160,10 +170,12 @@ class Coupled(DigitScheme):
 
     @property
     def units_row(self) -> int:
-        """Behind that of signs, unless those are on the circle."""
-        return 1 if self.wraps else 2
+        """Behind that of signs."""
+        return 2
 
-    def ids_at(self, places: Places, offset: Int[Tensor, "*axes"]) -> dict[str, Int[Tensor, "*axes pos"]]:
+    def ids_at(
+        self, places: Places, offset: Int[Tensor, "*axes place"]
+    ) -> dict[str, Int[Tensor, "*axes pos"]]:
         """The row of its place; of one place below the units for a sign that follows a digit; 0 for the rest."""
         is_digit = places.place >= 0
         follows = functional.pad(is_digit[..., :-1], (1, 0), value=False)
@@ -183,7 +195,9 @@ class SegmentDigit(Coupled):
         """One more: a row for each number, and row 0."""
         return {"segment": len(task.number_lengths) + 1} | super().tables(task)
 
-    def ids_at(self, places: Places, offset: Int[Tensor, "*axes"]) -> dict[str, Int[Tensor, "*axes pos"]]:
+    def ids_at(
+        self, places: Places, offset: Int[Tensor, "*axes place"]
+    ) -> dict[str, Int[Tensor, "*axes pos"]]:
         """1 + segment, 0 for what is no digit; and the place."""
         segment = torch.where(places.place >= 0, places.segment + 1, 0)
         return {"segment": segment} | super().ids_at(places, offset)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from interp_arith.registry import Choice
 from interp_arith.tasks.base import Task
+from interp_arith.tasks.sampling import Moves
 
 Ids = Mapping[str, Int[Tensor, "*axes pos"]]
 """Name of a position table -> which of its rows each token reads."""
@@ -47,9 +48,9 @@ class PositionScheme(Choice, ABC):
         """Digits of the longest number whose digits all have positions of their own; None where any length does."""
         return None
 
-    def largest_offset(self, task: Task) -> int:
-        """The largest offset of places that training draws; 0 where it draws none."""
-        return 0
+    def moves(self, task: Task) -> Moves:
+        """How far training moves the places of digits; not at all, unless a scheme follows them."""
+        return Moves()
 
     @abstractmethod
     def hooked_arguments(self, d_head: int) -> dict[str, Any]:
@@ -63,9 +64,15 @@ class PositionScheme(Choice, ABC):
         """Change the initial weights in place, after they were drawn; most schemes leave them as they are."""
 
     def ids(
-        self, task: Task | None, tokens: Int[Tensor, "*axes pos"], offset: Int[Tensor, "*axes"] | None = None
+        self,
+        task: Task | None,
+        tokens: Int[Tensor, "*axes pos"],
+        offset: Int[Tensor, "*axes place"] | None = None,
     ) -> Ids:
-        """Which rows each token reads of the tables that follow digits, by table; the offset moves the places."""
+        """Which rows each token reads of the tables that follow digits, by table.
+
+        The offset says how far each place is moved; its last value holds for the places above too.
+        """
         return {}
 
     def embed(

@@ -27,13 +27,14 @@ class Examples:
         tokens: the input, the last answer token left off.
         targets: the right token at each answer position.
         mask: where the loss counts.
-        offset: how far the places of each question's digits are moved, where a position scheme reads places.
+        offset: how far each place of a question's digits is moved, where a position scheme reads places; the last
+            holds for the places above too.
     """
 
     tokens: Int[Tensor, "batch pos"]
     targets: Int[Tensor, "batch answer"]
     mask: Bool[Tensor, "batch answer"]
-    offset: Int[Tensor, " batch"] | None = None
+    offset: Int[Tensor, "batch place"] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

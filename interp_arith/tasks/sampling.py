@@ -171,9 +171,35 @@ def draw_of_split(
     return candidates.gather(-3, rows.expand(*rows.shape[:-2], *candidates.shape[-2:]))
 
 
-def draw_offsets(n: int, largest: int, key: Int[Tensor, "*seed"]) -> Int[Tensor, "*seed batch"]:
-    """How far the places of each of n questions are moved: uniform from 0 to the largest."""
-    return below(largest + 1, random_integers(key, n), 0)
+@dataclass(frozen=True)
+class Moves:
+    """How far the places of digits may be moved.
+
+    Attributes:
+        offset: all of them, at most.
+        gap: those from some place on, at most so much more.
+        free: both together, at most.
+        places: of the longest number.
+    """
+
+    offset: int = 0
+    gap: int = 0
+    free: int = 0
+    places: int = 1
+
+
+def draw_offsets(n: int, moves: Moves, key: Int[Tensor, "*seed"]) -> Int[Tensor, "*seed batch place"]:
+    """How far each place of n questions is moved: offset, gap and the place above the gap are uniform.
+
+    The gap goes no further than the offset leaves free. Where none is drawn, one value holds for all places.
+    """
+    numbers = random_integers(key, n)[..., None]
+    offset = below(moves.offset + 1, numbers, 0)
+    if not moves.gap or moves.places == 1:
+        return offset
+    gap = below((moves.free - offset).clamp(max=moves.gap) + 1, numbers, 1)
+    first = 1 + below(moves.places - 1, numbers, 2)
+    return offset + gap * (torch.arange(moves.places, device=key.device) >= first)
 
 
 def draw_pair_labels(n_classes: int, n_tables: int, key: Int[Tensor, ""]) -> Int[Tensor, "table 10 10"]:
@@ -292,7 +318,7 @@ def random_integers(key: Int[Tensor, "*seed"], n: int) -> Int[Tensor, "*seed n"]
     return _mix(key[..., None] + counter * _signed(_GAMMA))
 
 
-def below(end: int, numbers: Int[Tensor, "*axes"], part: int) -> Int[Tensor, "*axes"]:
+def below(end: int | Int[Tensor, "*axes"], numbers: Int[Tensor, "*axes"], part: int) -> Int[Tensor, "*axes"]:
     """⌊end · u⌋, with u in [0, 1) the first, second or third 21 bits of random numbers."""
     return ((numbers >> _PART_BITS * part) & (_PARTS - 1)) * end >> _PART_BITS
 

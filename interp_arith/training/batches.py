@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp_arith.tasks.base import Examples
-from interp_arith.tasks.sampling import Limits, draw_offsets, key, later
+from interp_arith.tasks.sampling import Limits, Moves, draw_offsets, key, later
 from interp_arith.tasks.sources import Draws, Rows, Source
 from interp_arith.training import ensemble
 from interp_arith.training.config import RunConfig
@@ -113,10 +113,10 @@ class Drawn(Batches):
 
 
 class Offset(Batches):
-    """Other batches, the places of every question moved by an offset drawn on the device."""
+    """Other batches, the places of every question moved by an offset drawn on the device, with or without a gap."""
 
-    def __init__(self, batches: Batches, keys: Int[Tensor, " seed"], largest: int) -> None:
-        self._batches, self._keys, self._largest = batches, keys, largest
+    def __init__(self, batches: Batches, keys: Int[Tensor, " seed"], moves: Moves) -> None:
+        self._batches, self._keys, self._moves = batches, keys, moves
 
     def given(self, step: int, limits: Limits | None) -> Given:
         """What the host says of the batch."""
@@ -126,11 +126,11 @@ class Offset(Batches):
         """The batch, with offsets drawn for this step alone."""
         batch = self._batches.batch(given, step)
         moment = later(self._keys, step.long() if isinstance(step, Tensor) else int(step))
-        return replace(batch, offset=draw_offsets(batch.tokens.shape[1], self._largest, moment))
+        return replace(batch, offset=draw_offsets(batch.tokens.shape[1], self._moves, moment))
 
     def rows(self, kept: Int[Tensor, " rows"]) -> "Offset":
         """The batches of some of the seeds."""
-        return Offset(self._batches.rows(kept), self._keys[kept], self._largest)
+        return Offset(self._batches.rows(kept), self._keys[kept], self._moves)
 
 
 def make_batches(sources: Sequence[Source], device: torch.device) -> Batches:
@@ -147,9 +147,7 @@ def make_batches(sources: Sequence[Source], device: torch.device) -> Batches:
 
 def with_offsets(batches: Batches, configs: Sequence[RunConfig], device: torch.device) -> Batches:
     """The same batches, with an offset for each question where these configs' position scheme draws any."""
-    largest = configs[0].model.positions.largest_offset(configs[0].task)
-    if not largest:
+    moves = configs[0].model.positions.moves(configs[0].task)
+    if not moves.offset and not moves.gap:
         return batches
-    return Offset(
-        batches, torch.stack([key(config.seed, "offset") for config in configs]).to(device), largest
-    )
+    return Offset(batches, torch.stack([key(config.seed, "offset") for config in configs]).to(device), moves)

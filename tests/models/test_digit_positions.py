@@ -14,6 +14,7 @@ from interp_arith.errors import RequestError
 from interp_arith.models import Abacus, ArithmeticTransformer, Coupled, ModelConfig, SegmentDigit, build_model
 from interp_arith.tasks import Addition, ModularArithmetic, PermutationComposition, Text
 from interp_arith.tasks.base import Places
+from interp_arith.tasks.sampling import Moves
 
 SMALL = {"d_model": 8, "n_heads": 2, "d_mlp": 12}
 CONFIGS = digit_model_configs()
@@ -26,8 +27,8 @@ def make(name, **fields) -> ArithmeticTransformer:
     return random_weights(build_model(CONFIGS[name].model_copy(update=fields), TASK))
 
 
-def ids_of(scheme, question="23+45=", offset=None) -> dict[str, list[int]]:
-    offset = None if offset is None else torch.tensor([offset])
+def ids_of(scheme, question="23+45=", offset: int | list[int] | None = None) -> dict[str, list[int]]:
+    offset = None if offset is None else torch.tensor([offset if isinstance(offset, list) else [offset]])
     ids = scheme.ids(TASK, TASK.examples([question]).tokens, offset)
     return {name: rows[0].tolist() for name, rows in ids.items()}
 
@@ -59,35 +60,38 @@ class TestRows:
     @pytest.mark.parametrize(
         ("scheme", "place"),
         [
-            # Of the places 0 to 3, 3 is followed by 0: units have 3 here, tens 0, and a sign 2.
-            (SegmentDigit(max_place=4, wraps=True), [1, 4, 3, 1, 4, 3, 4, 1]),
-            (Abacus(max_place=4, wraps=True), [1, 4, 0, 1, 4, 0, 4, 1]),
-            (Coupled(max_place=4, wraps=True), [1, 4, 3, 1, 4, 3, 4, 1]),
+            # Units and signs are moved by 1, tens and what is above by 4.
+            (SegmentDigit(), [7, 3, 2, 7, 3, 2, 3, 7]),
+            (Abacus(), [6, 2, 0, 6, 2, 0, 2, 6]),
+            (Coupled(), [7, 3, 2, 7, 3, 2, 3, 7]),
         ],
     )
-    def test_on_a_circle_the_last_place_is_followed_by_the_first(self, scheme, place):
-        assert ids_of(scheme, offset=3)["place"] == place
+    def test_with_a_gap_above_the_units(self, scheme, place):
+        assert ids_of(scheme, offset=[1, 4])["place"] == place
 
-    @pytest.mark.parametrize("kind", [SegmentDigit, Abacus, Coupled])
-    def test_on_a_circle_every_place_is_read_as_often(self, kind):
-        scheme = kind(max_place=6, wraps=True)
-        tokens = TASK.examples(["23+45="]).tokens.expand(6, -1)
-        ids = scheme.ids(TASK, tokens, torch.arange(scheme.largest_offset(TASK) + 1))
-        signs = 0 if kind is Abacus else 2
-        assert ids["place"].flatten().bincount().tolist()[1:] == [6 + signs] * 6
+    @pytest.mark.parametrize(
+        ("fields", "moves"),
+        [
+            ({"max_place": 10}, Moves(7, 0, 7, 3)),  # three digits in an answer
+            ({"max_place": 10, "gap": 2}, Moves(7, 2, 7, 3)),
+            ({"max_place": 10, "gap": 20, "offset": 3}, Moves(3, 7, 7, 3)),
+        ],
+    )
+    def test_offset_and_gap_go_as_far_as_the_places(self, fields, moves):
+        assert Coupled(**fields).moves(TASK) == moves
 
     def test_coupled_padding_has_row_0_and_only_a_sign_behind_a_digit_is_coupled(self):
         # <pad> <pad> 7 - 1 2 = - 5, an answer with its sign first
         place = torch.tensor([-1, -1, 0, -1, 1, 0, -1, -1, 0])
         places = Places(torch.tensor([-1, -1, 0, -1, 1, 1, -1, 2, 2]), place)
-        found = Coupled().ids_at(places, torch.tensor(3))
+        found = Coupled().ids_at(places, torch.tensor([3]))
         assert found["place"].tolist() == [0, 0, 5, 4, 6, 5, 4, 0, 5]
 
     @pytest.mark.parametrize("scheme", SCHEMES)
     @given(tokens=st.lists(st.integers(0, 13), min_size=2, max_size=8), offset=st.integers(0, 20))
     def test_an_offset_moves_all_places_alike_and_nothing_else(self, scheme, tokens, offset):
         tokens = torch.tensor([tokens])
-        plain, moved = scheme.ids(TASK, tokens), scheme.ids(TASK, tokens, torch.tensor([offset]))
+        plain, moved = scheme.ids(TASK, tokens), scheme.ids(TASK, tokens, torch.tensor([[offset]]))
         assert torch.equal(moved["place"] - plain["place"], offset * (plain["place"] > 0))
         assert all(torch.equal(moved[name], plain[name]) for name in plain if name != "place")
 
@@ -102,7 +106,10 @@ class TestRows:
 
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_stacked_questions_have_the_rows_that_they_have_alone(self, scheme):
-        stacked, offset = torch.stack([TOKENS, TOKENS.flip(0)]), torch.tensor([[0, 1, 2], [5, 4, 3]])
+        stacked, offset = (
+            torch.stack([TOKENS, TOKENS.flip(0)]),
+            torch.tensor([[[0, 0], [1, 3], [2, 2]], [[5, 6], [4, 4], [3, 9]]]),
+        )
         together = scheme.ids(TASK, stacked, offset)
         for index in range(2):
             alone = scheme.ids(TASK, stacked[index], offset[index])
@@ -219,14 +226,6 @@ class TestRefusals:
         with pytest.raises(RequestError, match="set answer_order to units-first, or padded to True"):
             build_model(ModelConfig(**SMALL, positions=scheme), task)
 
-    def test_on_a_circle_an_offset_takes_no_place(self):
-        fields = {"max_place": 11, "offset": 10}
-        assert build_model(
-            ModelConfig(**SMALL, positions=Abacus(**fields, wraps=True)), Addition(n_digits=10)
-        )
-        with pytest.raises(RequestError, match="moved by up to 10"):
-            build_model(ModelConfig(**SMALL, positions=Abacus(**fields)), Addition(n_digits=10))
-
     def test_the_suggested_length_fits(self):
         assert build_model(ModelConfig(**SMALL, positions=Abacus(max_place=10)), Addition(n_digits=9))
 
@@ -252,7 +251,5 @@ class TestRefusals:
 
 def test_the_largest_offset_is_the_one_given_or_as_far_as_the_places_go():
     task = Addition(n_digits=10)
-    found = [Coupled(offset=offset).largest_offset(task) for offset in (None, 0, 7)]
-    assert found == [89, 0, 7]
-    assert Coupled(wraps=True).largest_offset(task) == 99  # all the way round
-    assert ModelConfig().positions.largest_offset(task) == 0
+    assert [Coupled(offset=offset).moves(task).offset for offset in (None, 0, 7)] == [89, 0, 7]
+    assert ModelConfig().positions.moves(task) == Moves()

@@ -10,7 +10,7 @@ from oracles import digit_model_configs
 from interp_arith.models import build_model
 from interp_arith.run import load_config
 from interp_arith.tasks import Addition, scoring
-from interp_arith.tasks.sampling import draw_offsets, key, later
+from interp_arith.tasks.sampling import Moves, draw_offsets, key, later
 from interp_arith.tasks.sources import make_source, write_data
 from interp_arith.training import ensemble, step
 from interp_arith.training.batches import Offset, make_batches, with_offsets
@@ -21,6 +21,7 @@ from interp_arith.training.signals import Interrupted
 CPU = torch.device("cpu")
 ADDER = Addition(n_digits=2, val_questions=4, test_questions=6)
 CONFIGS = digit_model_configs()
+MOVES = Moves(50, gap=4, free=54, places=7)
 MOVED = {"positions": {"kind": "segment-digit", "max_place": 8}, "d_model": 8, "n_heads": 2, "d_mlp": 12}
 
 
@@ -40,19 +41,44 @@ def batches_of(config, seeds=(0, 1, 5)):
 
 
 def test_offsets_are_uniform_from_0_to_the_largest():
-    drawn = draw_offsets(40_000, 3, key(0, "offset"))
-    counts = torch.bincount(drawn, minlength=4)
-    assert len(counts) == 4
-    assert (counts - 10_000).abs().max() < 5 * (40_000 * 3 / 16) ** 0.5
+    drawn = draw_offsets(40_000, Moves(3), key(0, "offset"))
+    assert drawn.shape == (40_000, 1)
+    assert_uniform(drawn, 4)
+
+
+def assert_uniform(drawn, n):
+    counts = torch.bincount(drawn.flatten(), minlength=n)
+    assert len(counts) == n
+    expected = len(drawn) / n
+    assert (counts - expected).abs().max() < 5 * (expected * (1 - 1 / n)) ** 0.5
+
+
+def test_a_gap_moves_all_places_from_a_random_one_on():
+    drawn = draw_offsets(40_000, Moves(3, gap=2, free=5, places=5), key(0, "offset"))
+    below, gap = drawn[:, 0], drawn[:, -1] - drawn[:, 0]
+    assert_uniform(below, 4)
+    assert_uniform(gap, 3)
+    first = (drawn == below[:, None]).sum(dim=1)[gap > 0]
+    assert_uniform(first - 1, 4)  # the units are below, the highest place is above
+    steps = drawn.diff(dim=1)
+    assert torch.equal(steps.sum(dim=1), gap)
+    assert torch.equal((steps > 0).sum(dim=1), (gap > 0).long())
+
+
+def test_offset_and_gap_together_go_no_further_than_there_is_room():
+    drawn = draw_offsets(40_000, Moves(5, gap=9, free=5, places=5), key(0, "offset"))
+    assert drawn[:, -1].max() == 5
+    assert_uniform(drawn[:, 0], 6)
+    assert_uniform(drawn[drawn[:, 0] == 3, -1] - 3, 3)
 
 
 def test_offsets_of_many_keys_are_those_of_each():
     keys = torch.stack([key(seed, "offset") for seed in (3, 8)])
-    together = draw_offsets(20, 50, later(keys, 4))
+    together = draw_offsets(20, MOVES, later(keys, 4))
     for row, alone in zip(together, keys, strict=True):
-        assert torch.equal(row, draw_offsets(20, 50, later(alone, 4)))
+        assert torch.equal(row, draw_offsets(20, MOVES, later(alone, 4)))
     assert not torch.equal(together[0], together[1])
-    assert not torch.equal(together, draw_offsets(20, 50, later(keys, 5)))
+    assert not torch.equal(together, draw_offsets(20, MOVES, later(keys, 5)))
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
@@ -77,7 +103,7 @@ def test_listed_questions_are_moved_too_and_otherwise_at_every_step(tmp_path):
     for batch_size in (None, 8):
         batches = batches_of(adder_config(data_dir=tmp_path, batch_size=batch_size))
         first, second = (batches.batch(batches.given(at, None), at) for at in (0, 1))
-        assert first.offset.shape == first.tokens.shape[:2]
+        assert first.offset.shape == (*first.tokens.shape[:2], 1)
         assert not torch.equal(first.offset, second.offset)
 
 
@@ -158,9 +184,9 @@ def test_a_seed_among_others_is_bitwise_the_seed_alone(accumulation, tmp_path):
         assert differences(alone.path, run.path) == []
 
 
-@pytest.mark.parametrize("kind", ["coupled", "abacus"])
-def test_a_run_stopped_goes_on_bitwise(kind, tmp_path):
-    config = adder_config(model=MOVED | {"positions": {"kind": kind, "max_place": 6}})
+@pytest.mark.parametrize("fields", [{"kind": "coupled"}, {"kind": "abacus", "gap": 2}])
+def test_a_run_stopped_goes_on_bitwise(fields, tmp_path):
+    config = adder_config(model=MOVED | {"positions": fields | {"max_place": 6}})
     (expected,) = train_small(config, tmp_path / "whole")
     with pytest.raises(Interrupted):
         train_small(config, tmp_path / "cut", sink=SignalAt(7))
