@@ -2,8 +2,9 @@
 
     python benchmarks/lengths.py RUNS README.md docs/length-grid
 
-RUNS holds runs of `sweeps/positions.yaml`, which `interp-arith evaluate --protocol length-grid` asked at their last
-step, with and without `--sharpen`; those of `add-2d-small` itself also at every step (`--step all --questions 200`).
+RUNS holds runs of `add-2d-small` and of `sweeps/positions.yaml`, which `interp-arith evaluate --protocol length-grid
+--max-digits 30` asked at their last step, with and without `--sharpen`; those of `add-2d-small` itself also at every
+step (`--step all --questions 200`).
 """
 
 import argparse
@@ -64,8 +65,8 @@ class Grid:
 def positions_of(run: Run) -> str:
     """The scheme in words."""
     scheme = run.config.model.positions
-    circle = ", on a circle" if isinstance(scheme, DigitScheme) and scheme.wraps else ""
-    return _NAMES[scheme.kind] + circle
+    gapless = isinstance(scheme, DigitScheme) and not scheme.gap
+    return _NAMES[scheme.kind] + (", without gaps" if gapless else "")
 
 
 def grids_of(run: Run) -> list[Grid]:
@@ -139,7 +140,7 @@ def main() -> None:
         groups.setdefault(positions_of(run), []).append(run)
     order = sorted(groups, key=lambda name: (list(_NAMES.values()).index(name.split(",")[0]), name))
     groups = {name: groups[name] for name in order}
-    runs = [run for run in groups.get("2-D, on a circle", []) if run.config.name == MAIN]
+    runs = [run for run in groups.get("2-D", []) if run.config.name == MAIN]
     header = ["positions", "seeds", *(f"{n} digits" for n in LENGTHS), f"≥ {GOAL:.0%} at 20"]
     replace_block(arguments.readme, "lengths", table(header, scheme_rows(groups)))
     steps = ["run", *(f"{length} digits: best (at step), last" for length in TRAJECTORY)]
