@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from interp_arith.errors import RequestError
 from interp_arith.evaluation.asking import (
@@ -70,7 +69,7 @@ class TenDigit(Protocol):
         progress(len(pairs), total)
         for length in lengths:
             drawn = draw_cascades(length, self.cascades, 10, later(start, length), held_out=True)
-            tally.add(f"cascade_{length}", ask(model, task, _asked(task, drawn, subtracts=False)))
+            tally.add(f"cascade_{length}", ask(model, task, task.drawn_from(drawn, subtracts=False)))
             progress(len(pairs) + self.cascades * length, total)
         return tally.evaluation(trained_test_questions(task, sets))
 
@@ -213,19 +212,7 @@ class Complexity(Protocol):
     ) -> Int[Tensor, "batch operand column"]:
         """Test questions of the class."""
         pairs = draw_class(name, self.questions, task.n_digits, later(start, _APART * number), held_out=True)
-        return _asked(task, pairs, subtracts=not name.startswith("S"))
-
-
-def _asked(
-    task: Addition, pairs: Int[Tensor, "batch 2 column"], subtracts: bool
-) -> Int[Tensor, "batch operand column"]:
-    """Pairs as the task draws its questions: as wide, and where it mixes + and -, one more number says which."""
-    pairs = functional.pad(pairs, (0, task.n_digits - pairs.shape[-1]))
-    if task.operation != "mixed":
-        return pairs
-    sign = torch.zeros_like(pairs[:, :1])
-    sign[..., 0] = int(subtracts)
-    return torch.cat([pairs, sign], dim=1)
+        return task.drawn_from(pairs, subtracts=not name.startswith("S"))
 
 
 def _complexity(asked: Asked) -> np.ndarray:

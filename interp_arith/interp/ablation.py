@@ -29,7 +29,7 @@ from interp_arith.interp.interventions import (
     resample,
     zero,
 )
-from interp_arith.interp.pairs import adding, as_rows, no_sums_of_two
+from interp_arith.interp.pairs import adding, as_rows, no_sums_of_two, no_two_numbers, of_two
 from interp_arith.interp.patching import by_place
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.transformer import ArithmeticTransformer
@@ -37,7 +37,7 @@ from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.class_draws import draw_class, draw_sides
 from interp_arith.tasks.columns import classes
-from interp_arith.tasks.sampling import Limits, draw_digits, key, later, shuffled_rows
+from interp_arith.tasks.sampling import Limits, key, later, shuffled_rows
 
 How = Literal["mean", "zero", "resample"]
 QUESTIONS_A_CLASS = 48
@@ -94,25 +94,30 @@ def by_class(
     """Questions of every class, or of those that are named, and one run of the model over them.
 
     Raises:
-        RequestError: the task has no sums of two numbers, or there is no class of that name, or hardly a question.
+        RequestError: the task is not of two numbers, or there is no class of that name, or hardly a question.
     """
-    task = adding(task)
-    names = classes(task.n_digits, "add") if names is None else tuple(names)
-    drawn = [
+    task = of_two(task)
+    names = classes(task.n_digits, task.operation) if names is None else tuple(names)
+    draws = [
         draw_class(name, n, task.n_digits, later(key(seed, "pairs"), i + 1)) for i, name in enumerate(names)
     ]
-    questions = as_rows(task, task.questions(torch.cat(drawn)))
+    drawn = [
+        task.drawn_from(pairs, subtracts=not name.startswith("S"))
+        for pairs, name in zip(draws, names, strict=True)
+    ]
+    questions = task.questions(torch.cat(drawn))
     where = model.W_E.device
     prompts, answers = task.tokens(questions).to(where), task.answer_tokens(questions).to(where)
-    uniform = draw_digits(
-        len(questions), task.n_digits, Limits(task.n_digits, task.n_digits, 0.0), key(seed, "pairs")
-    )
-    run = recorded(model, task.examples(as_rows(task, task.questions(uniform))).tokens.to(where))
+    limits = Limits(task.n_digits, task.n_digits, 0.0)
+    uniform = task.questions(task.sample("train", len(questions), key(seed, "pairs"), limits))
+    run = recorded(model, task.examples(uniform).tokens.to(where))
     return Asked(names, prompts, answers, run, answer_columns(task))
 
 
 def answer_columns(task: Addition) -> tuple[int, ...]:
-    """The column of each answer token as numbers of full length are written; −1 for a sign or an end."""
+    """The column of each answer token; −1 for a sign, an end, and where it depends on the length of the answer."""
+    if not task.padded and task.answer_order == "units-last":
+        return (-1,) * task.spelling.target_width
     digits = list(range(task.spelling.answer_digits))
     if task.answer_order == "units-last":
         digits.reverse()
@@ -164,7 +169,7 @@ def ablations(
     nodes = all_nodes(model.config, asked.positions) if nodes is None else nodes
     check_nodes(model.config, asked.positions, nodes)
     before = asked.right(model)
-    columns = sorted(column for column in asked.column if column >= 0)
+    columns = sorted(column for column in asked.column if column >= 0)  # none where lengths differ
     lost, broken = [], []
     for node in nodes:
         after = asked.right(model, [silenced(node, how, asked, seed)])
@@ -283,8 +288,18 @@ def no_route(task: Task, model: ModelConfig) -> str | None:
 
 
 def no_classes(task: Task, model: ModelConfig) -> str | None:
-    """Why nodes cannot be ablated by class: no sums of two numbers."""
-    return no_sums_of_two(task)
+    """Why nodes cannot be ablated by class: questions are not of two numbers."""
+    return no_two_numbers(task)
+
+
+def no_digits(task: Task, model: ModelConfig) -> str | None:
+    """Why nodes cannot be ablated by digit: besides, the columns of an answer cannot be told by its tokens."""
+    if (reason := no_two_numbers(task)) is not None:
+        return reason
+    assert isinstance(task, Addition)
+    if not task.padded and task.answer_order == "units-last":
+        return "an answer begins at another column where it is shorter; choose padded = True"
+    return None
 
 
 def measured_ablations(subject: Subject) -> xr.Dataset:
@@ -321,7 +336,7 @@ ABLATION_MEASURES = (
         dims=("column", "block", "part", "pos"),
         units="1",
         source=_SOURCE,
-        why_not=no_classes,
+        why_not=no_digits,
         cost="dear",
     ),
     Measure(

@@ -14,7 +14,7 @@ from torch import Tensor
 from interp_arith.interp.ablation import USEFUL, Asked, ablations, by_class
 from interp_arith.interp.forward import in_eval_mode
 from interp_arith.interp.interventions import Node, all_nodes
-from interp_arith.interp.pairs import adding, feature_columns, matched_pairs
+from interp_arith.interp.pairs import feature_columns, matched_pairs, of_two
 from interp_arith.interp.patching import PAIRS_A_COLUMN, interchange
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
@@ -56,7 +56,7 @@ def carry_nodes(
 
     Args:
         model: in any mode.
-        task: sums of two numbers, padded so that columns have one place.
+        task: of two numbers, padded so that columns have one place.
         columns: in which a carry is generated; all unless given.
         n: pairs of questions a column.
         seed: of their draw.
@@ -64,7 +64,7 @@ def carry_nodes(
     Raises:
         RequestError: the task has no such sums, or the model answers no pair right.
     """
-    task = adding(task)
+    task = of_two(task)
     asked = by_class(model, task)
     nodes = all_nodes(model.config, asked.positions)
     broken = ablations(model, asked, nodes).broken

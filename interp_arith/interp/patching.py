@@ -27,7 +27,7 @@ from interp_arith.interp.interventions import (
     patch,
     recorded,
 )
-from interp_arith.interp.pairs import Pairs, adding, feature_columns, matched_pairs, no_sums_of_two
+from interp_arith.interp.pairs import Pairs, feature_columns, matched_pairs, no_two_numbers, of_two
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Task
@@ -262,11 +262,13 @@ def by_place(found: xr.DataArray, config: ModelConfig) -> xr.DataArray:
 def patch_effect(subject: Subject) -> xr.DataArray:
     """How often a node, patched alone, carries `generate` of a column from one question to another; in [0, 1].
 
-    Base and source differ in whether the column's digits sum to 10 or more; base_add and all other columns are the
+    Base and source differ in whether the column's digits sum to 10 or more (of a task that only subtracts, in
+    whether they borrow); base_add and all other columns are the
     same (see pairs.matched_pairs), and the node's activation of one is put into the other's run, which then decodes
-    freely. See patch_effects for direction and effect. Of 24 pairs a column, those that the model answers right.
+    freely. See patch_effects for direction and effect. Of 24 pairs a column, those that the model answers right:
+    the coordinate `pairs` says how many.
     """
-    task = adding(subject.task)
+    task = of_two(subject.task)
     columns = feature_columns(task, "generate")
     where = device(subject)
     parts = [
@@ -276,16 +278,17 @@ def patch_effect(subject: Subject) -> xr.DataArray:
         )
         for column in columns
     ]
-    return xr.concat(
+    found = xr.concat(
         [by_place(part, subject.model.config) for part in parts],
         dim=xr.Variable("column", np.array(columns)),
         combine_attrs="drop",
     )
+    return found.assign_coords(pairs=("column", [part.attrs["pairs"] for part in parts]))
 
 
 def no_patching(task: Task, model: ModelConfig) -> str | None:
     """Why there are no matched pairs of questions."""
-    return no_sums_of_two(task)
+    return no_two_numbers(task)
 
 
 PATCHING_MEASURES = (

@@ -14,6 +14,7 @@ import xarray as xr
 from jaxtyping import Bool, Int, Shaped
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional
 
 from interp_arith.errors import RequestError
 from interp_arith.tasks import digits as columnwise
@@ -283,6 +284,17 @@ class Addition(SampledTask):
         return complexity_of(self.digits(questions), self.subtracts(questions))
 
     # --- draws ---
+
+    def drawn_from(
+        self, pairs: Int[Tensor, "batch 2 column"], subtracts: bool
+    ) -> Int[Tensor, "batch operand column"]:
+        """Pairs as questions are drawn: as wide, and where + and - are mixed, one more number says which."""
+        pairs = functional.pad(pairs, (0, self.n_digits - pairs.shape[-1]))
+        if self.operation != "mixed":
+            return pairs
+        sign = torch.zeros_like(pairs[:, :1])
+        sign[..., 0] = int(subtracts)
+        return torch.cat([pairs, sign], dim=1)
 
     def sample(
         self, split: SplitName, n: int, key: Int[Tensor, "*seed"], limits: Limits | None = None
