@@ -36,7 +36,7 @@ _NAMES = {
     "rotary": "rotary",
     "none": "none",
 }
-WIDTH, HEIGHT = 1000, 560
+WIDTH, HEIGHT = 1000, 460
 
 
 @dataclass(frozen=True)

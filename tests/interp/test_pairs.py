@@ -139,10 +139,10 @@ def test_what_the_task_does_not_have_is_refused():
         matched_pairs(ModularArithmetic(p=7), "generate", 0, 5)
     with pytest.raises(RequestError, match="its carries are those of two numbers; choose operands = 2"):
         matched_pairs(Addition(n_digits=2, operands=3), "generate", 0, 5)
-    with pytest.raises(RequestError, match="^operation subtract: this task has add alone"):
+    with pytest.raises(RequestError, match=r"^operation subtract: this task has add alone"):
         matched_pairs(task, "generate", 1, 5, operation="subtract")
     with pytest.raises(
-        RequestError, match="^generate in column 3: differences of 4 digits have it in columns 0 to 2"
+        RequestError, match=r"^generate in column 3: differences of 4 digits have it in columns 0 to 2"
     ):
         matched_pairs(DIFFERENCES[0], "generate", 3, 5)
     with pytest.raises(RequestError, match="choose scratchpad = False"):
