@@ -29,7 +29,8 @@ LAYERS = """
     interp.keys interp.neurons interp.losses interp.spectra interp.progress interp.clock_pizza interp.attention
     interp.learning_coefficient interp.nodes interp.roles interp.logit_lens interp.discriminants
     interp.column_labels interp.probes interp.geometry interp.pictures
-    interp.interventions interp.pairs interp.patching interp.ablation interp.circuits interp.digit_circuits interp.measures
+    interp.interventions interp.pairs interp.patching interp.ablation interp.circuits
+    interp.digit_circuits interp.measures
     interp.trajectory interp.live interp
     figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures.lengths figures
     kept run bars runs comparison report generation tables overrides importing grid workers sweep_results sweep
