@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from interp_arith.errors import RequestError, unknown
+from interp_arith.evaluation.asking import lengthened, with_digits_of
 from interp_arith.models.position_scheme import PositionScheme
 from interp_arith.models.positions import Learned
 from interp_arith.run import Run, parse_step
@@ -43,23 +44,36 @@ class Asker:
         first = self.task.tokens([example_question(self.task)])
         self.model.generate_next_token(first, temperature, top_k, generator=torch.Generator())
 
+    def task_of(self, question: str) -> Task:
+        """The task that reads the question: with longer numbers than those of training, where positions go on.
+
+        Raises:
+            RequestError: no task does.
+        """
+        task = with_digits_of(self.model, self.task, question)
+        task.parse([question])
+        return task
+
     def tell(self, question: str, steps: bool = False) -> str:
         """The answer, whether it is right, and with `steps` what the model considered at every token."""
-        right = self.task.answer_tokens([question])
-        tokens, lines = self.task.tokens([question]), []
+        task, model = self.task_of(question), self.model
+        if isinstance(task, Addition) and task != self.task:
+            model = lengthened(model, task)
+        right = task.answer_tokens([question])
+        tokens, lines = task.tokens([question]), []
         asked = tokens.shape[1]
-        symbols = output_symbols(self.task)
+        symbols = output_symbols(task)
         for place in range(right.shape[1]):
-            new, logits = self.model.generate_next_token(
+            new, logits = model.generate_next_token(
                 tokens, self._temperature, self._top_k, generator=self._generator
             )
             lines.append(_consideration(place, symbols, logits[0], int(new), int(right[0, place])))
             tokens = torch.cat([tokens, new], dim=1)
-            if int(new) == self.task.end_token_id:
+            if int(new) == task.end_token_id:
                 break
-        answer, wanted = (self.task.read_answer(written)[0] for written in (tokens[:, asked:], right))
+        answer, wanted = (task.read_answer(written)[0] for written in (tokens[:, asked:], right))
         verdict = "right" if answer == wanted else f"wrong, it is {wanted}"
-        head = f"{self.task.text([question])[0]}{answer}   {verdict}"
+        head = f"{task.text([question])[0]}{answer}   {verdict}"
         return "\n".join([head, *lines]) if steps else head
 
 

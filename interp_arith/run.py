@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from interp_arith.errors import RequestError, WorkError, unknown
+from interp_arith.evaluation.asking import with_digits_of
 from interp_arith.evaluation.decoding import greedy_answers
 from interp_arith.files import DamagedFileError, read_yaml
 from interp_arith.interp.base import Measure
@@ -152,7 +153,7 @@ class Run:
         """a + b as the model answers, greedily.
 
         Args:
-            a: a whole number, no longer than the task's.
+            a: a whole number, no longer than the task's; where numbers are not padded, as long as positions go.
             b: likewise.
             step: as in `model`.
 
@@ -165,8 +166,9 @@ class Run:
             raise RequestError(
                 f"{self.path}: its task does not add two whole numbers; ask it with `interp-arith generate`"
             )
-        question = f"{a}+{b}="
-        answer = task.read_answer(greedy_answers(self.model(step), task, [question]))[0]
+        question, model = f"{a}+{b}=", self.model(step)
+        asked = with_digits_of(model, task, question)
+        answer = asked.read_answer(greedy_answers(model, asked, [question]))[0]
         if not re.fullmatch(r"[+-]?[0-9]+", answer):
             raise WorkError(
                 f"{question} is answered {answer!r}, which is no number; a model of a later step may have learnt it"

@@ -1,5 +1,7 @@
 """Questions and answers as text, from a model whose answers are planted."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from interp_arith.generation import Asker, example_question, output_symbols, tok
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.digit_positions import SegmentDigit
 from interp_arith.models.transformer import build_model
+from interp_arith.run import load_run
 from interp_arith.tasks import Addition, ModularArithmetic, Text
 
 MODULAR = ModularArithmetic(p=7, train_fraction=0.5)
@@ -187,3 +190,25 @@ def test_a_wrong_request_for_rows_is_refused_in_one_line(arguments, complaint):
         rows_of(**arguments)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+SHIPPED = Path(__file__).parent.parent / "checkpoints" / "add-2d-small-s0"
+
+
+def test_a_model_whose_positions_go_on_answers_numbers_longer_than_those_of_training():
+    run = load_run(SHIPPED)
+    longer = 10**20 - 1
+    assert run.task.n_digits == 10
+    assert run.add(longer, 1) == longer + 1
+    assert Asker(run, "last", 0.0, None, 0).tell(f"{longer}+1=") == f"{longer}+1={longer + 1}   right"
+    message = (
+        r"^operands of 40 digits: the model has positions for 31; train with task.n_digits = 40, or with"
+    )
+    for ask in (lambda: run.add(10**39, 1), lambda: Asker(run, "last", 0.0, None, 0).task_of(f"{10**39}+1=")):
+        with pytest.raises(RequestError, match=message):
+            ask()
+
+
+def test_padded_numbers_are_no_longer_than_those_of_training():
+    with pytest.raises(RequestError, match=r"^question 100\+1=: numbers must be from 0 to 99 \(2 digits\)"):
+        asker(ADDITION, [0.0] * 14).task_of("100+1=")

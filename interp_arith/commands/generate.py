@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
         if not questions and not interactive:
             raise RequestError(f"no question given; for example {example!r}, or --interactive")
         for question in questions:
-            asker.task.parse([question])
+            asker.task_of(question)
         for question in questions:
             print(asker.tell(question, steps))
         if interactive:

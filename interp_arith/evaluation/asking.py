@@ -3,6 +3,7 @@
 A question is right when every token of its answer is; after worked steps, when the answer that follows them is.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from torch import Tensor
 from interp_arith.errors import RequestError
 from interp_arith.evaluation.base import MOST_FAILURES, Evaluation, Sets
 from interp_arith.evaluation.decoding import greedy_continuation
+from interp_arith.models.config import ModelConfig
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
@@ -145,6 +147,18 @@ def with_digits(model: ArithmeticTransformer, task: Addition, n_digits: int) -> 
     return asked
 
 
+def with_digits_of(model: ArithmeticTransformer, task: Task, question: str) -> Task:
+    """The task with operands as long as those of a question in words, where numbers are written without padding.
+
+    Raises:
+        RequestError: the model has no positions for them.
+    """
+    if not isinstance(task, Addition) or task.padded:
+        return task
+    longest = max(map(len, re.findall(r"\d+", question)), default=0)
+    return task if longest <= task.n_digits else with_digits(model, task, longest)
+
+
 def longest_operands(model: ArithmeticTransformer, task: Addition, most: int) -> int:
     """How many digits operands may have for their question and answer to fit, `most` at the most."""
     fits = partial(model.config.has_positions_for, n_ctx=model.cfg.n_ctx)
@@ -161,7 +175,22 @@ def sharpened(model: ArithmeticTransformer, task: Task, factor: float) -> Arithm
         factor: above 1 attention is sharper, below it spreads.
     """
     config = model.config.model_copy(update={"attention_scale": factor * model.config.attention_scale})
-    copy = ArithmeticTransformer(config, model.cfg.d_vocab, model.cfg.d_vocab_out, model.cfg.n_ctx, task)
+    return _copy(model, config, model.cfg.n_ctx, task)
+
+
+def lengthened(model: ArithmeticTransformer, task: Addition) -> ArithmeticTransformer:
+    """A copy that reads questions and answers as long as the task's; it has none of the hooks.
+
+    Args:
+        model: stays as it is; its positions reach so far (see with_digits).
+        task: with longer numbers than those that it learnt.
+    """
+    return _copy(model, model.config, task.n_ctx, task)
+
+
+def _copy(model: ArithmeticTransformer, config: ModelConfig, n_ctx: int, task: Task) -> ArithmeticTransformer:
+    """The same weights in a model of another config or context."""
+    copy = ArithmeticTransformer(config, model.cfg.d_vocab, model.cfg.d_vocab_out, n_ctx, task)
     copy.load_state_dict(model.state_dict())
     return copy.to(next(model.parameters()).device, print_details=False).train(model.training)
 
