@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,6 +59,9 @@ def files():
     }
 
 
+SHIPPED = sorted(folder.name for folder in (Path(__file__).parent.parent / "checkpoints").iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -73,7 +77,7 @@ def files():
         ("data nowhere --out d", "no preset is called 'nowhere'"),
         (
             "evaluate nowhere",
-            "no run is called 'nowhere'; there are: add-10d-763-s0, add-10d-tiny-s0, mod-113-canonical-s0",
+            f"no run is called 'nowhere'; there are: {', '.join(SHIPPED)}",
         ),
         ("generate nowhere 2+3=", "no run is called 'nowhere'"),
         ("runs nowhere", "no runs in nowhere; train one with"),
