@@ -31,7 +31,7 @@ def write_atomically(file: Path, data: bytes) -> None:
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, file)
-        _flush_folder(file.parent)
+        flush_folder(file.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -88,14 +88,15 @@ def append_durably(file: Path, text: str) -> None:
             out.flush()
             os.fsync(out.fileno())
         if not before:
-            _flush_folder(file.parent)
+            flush_folder(file.parent)
     except OSError as error:
         if file.exists():
             os.truncate(file, before)
         raise cannot_write(file, error) from error
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Put a folder's list of files on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

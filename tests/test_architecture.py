@@ -12,7 +12,7 @@ PACKAGE = ROOT / "interp_arith"
 MOST_LINES = 400
 
 LAYERS = """
-    errors shapes registry files storage
+    errors shapes registry files arrays storage
     tasks.digits tasks.columns tasks.sampling tasks.class_draws tasks.tokenizer tasks.base tasks.pairs
     tasks.modular tasks.permutations tasks.layout tasks.scratchpad tasks.spelling tasks.addition tasks.lengths
     tasks.text tasks tasks.sources tasks.scoring
