@@ -7,6 +7,8 @@ dimensions of every DataArray take theirs from here.
 AXES = {
     "batch": "questions handled together",
     "pos": "position in the token sequence",
+    "position": "position in the token sequence, of activations that keep their questions",
+    "norm": "the one number that a norm divides by",
     "query": "position that attends",
     "key": "position that is attended to",
     "answer": "answer positions: those whose logits predict an answer token",

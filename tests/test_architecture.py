@@ -31,9 +31,10 @@ LAYERS = """
     interp.column_labels interp.probes interp.geometry interp.pictures
     interp.interventions interp.pairs interp.patching interp.ablation interp.circuits
     interp.digit_circuits interp.measures
-    interp.trajectory interp.live interp
+    interp.trajectory interp.live interp.activations interp
     figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures.lengths figures
-    kept run bars runs comparison report generation tables overrides importing grid workers sweep_results sweep
+    kept run bars runs comparison report generation tables overrides importing grid workers
+    sweep_results sweep
     commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data
     commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report
     commands cli
