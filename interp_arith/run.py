@@ -2,11 +2,12 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
@@ -16,15 +17,17 @@ from interp_arith.errors import RequestError, WorkError, unknown
 from interp_arith.evaluation.asking import with_digits_of
 from interp_arith.evaluation.decoding import greedy_answers
 from interp_arith.files import DamagedFileError, read_yaml
+from interp_arith.interp.activations import MODEL, coordinates
 from interp_arith.interp.base import Measure
 from interp_arith.interp.measures import MEASURES
 from interp_arith.interp.phases import phases
 from interp_arith.interp.trajectory import fixed_keys
 from interp_arith.kept import measure_checkpoints
+from interp_arith.kept_activations import IN_MEMORY, take_activations
 from interp_arith.models.transformer import ArithmeticTransformer, build_model
 from interp_arith.storage import Checkpoint, RunDirectory
 from interp_arith.tasks.addition import Addition
-from interp_arith.tasks.base import Task
+from interp_arith.tasks.base import Questions, Task
 from interp_arith.tasks.pairs import PairTask
 from interp_arith.training.config import RunConfig
 from interp_arith.training.machine import pick_device
@@ -211,6 +214,79 @@ class Run:
                 over_all["restricted_loss"].sel(variant="sum", split="all", drop=True),
             )
         return dataset.assign_attrs(run=self.name, seed=self.config.seed)
+
+    def activations(
+        self,
+        questions: Questions,
+        hooks: str | Iterable[str],
+        steps: Step | Iterable[Step] | None = None,
+        upto: Literal["question", "answer"] = "question",
+        device: str = "auto",
+        in_memory: int = IN_MEMORY,
+    ) -> xr.Dataset:
+        """What passes at hooks over the trajectory, a variable each; `to_cache(step)` is TransformerLens' cache.
+
+        Dims are step, question, and the hook's own: position, head, query, key, neuron, d_model, d_head, …;
+        coordinates are the questions as text and the token at every position. Numbers are as the model has them,
+        without a unit. Where they take more than `in_memory`, they are written to the run, a batch at a time and only
+        what is not there yet; what is given then reads from there what is looked at, and holds none of it.
+
+        Args:
+            questions: strings, or rows of integers; see tasks/base.py.
+            hooks: names of TransformerLens, or patterns such as "blocks.*.attn.hook_pattern".
+            steps: one of the trajectory or several, "last" and "best" among them; all, unless given.
+            upto: where what the model reads ends: with the question, or with its right answer.
+            device: as in train.
+            in_memory: bytes; 0 keeps every request in the run.
+
+        Raises:
+            RequestError: there is no such hook, step or question, or not the room for them.
+            DamagedFileError: the weights of a step that was asked for are missing or altered; where no steps are
+                given, it is left out with a warning.
+
+        >>> run.activations(["23+45="], "blocks.*.attn.hook_pattern", steps=[0, 400])  # doctest: +SKIP
+        """
+        if not len(questions):
+            raise RequestError("questions: none given; for example run.task.text(run.task.split('test')[:5])")
+        if upto not in ("question", "answer"):
+            raise unknown("end of what is read", str(upto), ("question", "answer"))
+        tokens = self.task.tokens(questions) if upto == "question" else self.task.examples(questions).tokens
+        checkpoints = self._whole_checkpoints(steps)
+        model_of = partial(self._model_of, pick_device(device))
+        found = take_activations(self.directory, checkpoints, model_of, tokens, hooks, in_memory)
+        dims = {dim for variable in found.values() for dim in map(str, variable.dims)}
+        along = xr.Variable("step", [c.step for c in checkpoints], {"units": "steps"})
+        on_axes = coordinates(self.task, questions, tokens, dims)
+        dataset = xr.Dataset(found, {"step": along, **on_axes}, {"run": self.name, "seed": self.config.seed})
+        dataset.encoding[MODEL] = partial(self._model_of_step, {c.step: c for c in checkpoints})
+        return dataset
+
+    def _model_of(self, device: torch.device, checkpoint: Checkpoint) -> ArithmeticTransformer:
+        return self.model_of(self.directory.read_weights(checkpoint)).to(device, print_details=False)
+
+    def _model_of_step(self, checkpoints: Mapping[int, Checkpoint], step: int) -> ArithmeticTransformer:
+        return self.model_of(self.directory.read_weights(checkpoints[step]))
+
+    def _whole_checkpoints(self, steps: Step | Iterable[Step] | None) -> list[Checkpoint]:
+        """The checkpoints of these steps, by step, their hashes checked; of all steps, those that are whole."""
+        if steps is not None:
+            wanted = [steps] if isinstance(steps, int | np.integer | str) else list(steps)
+            if not wanted:
+                raise RequestError("steps: none given; leave them out for all, or name some of run.steps")
+            whole = [self.whole_checkpoint(parse_step(str(step)))[0] for step in wanted]
+        else:
+            self.checkpoint()  # refuses a run that has none
+            whole = []
+            for checkpoint in self.directory.checkpoints():
+                try:
+                    self.directory.read_weights(checkpoint)
+                    whole.append(checkpoint)
+                except DamagedFileError as error:
+                    warnings.warn(f"{error}; step {checkpoint.step} is left out", stacklevel=3)
+            if not whole:
+                raise WorkError(f"{self.path} has no whole checkpoint; train on, or take another run")
+        by_step = {checkpoint.step: checkpoint for checkpoint in whole}
+        return [by_step[step] for step in sorted(by_step)]
 
     def _checkpoints(self, steps: Iterable[int] | None) -> list[Checkpoint]:
         if steps is None:

@@ -180,6 +180,10 @@ class RunDirectory:
         except (OSError, ValueError, KeyError):
             return None
 
+    def activations_folder(self, questions: str) -> Path:
+        """activations/QUESTIONS: what passes at some questions, by their hash; may be deleted at any time."""
+        return self.path / "activations" / questions
+
     def append_log(self, line: str) -> None:
         """One line in train.log."""
         append_durably(self.path / "train.log", line.rstrip("\n") + "\n")

@@ -33,7 +33,7 @@ LAYERS = """
     interp.digit_circuits interp.measures
     interp.trajectory interp.live interp.activations interp
     figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures.lengths figures
-    kept run bars runs comparison report generation tables overrides importing grid workers
+    kept kept_activations run bars runs comparison report generation tables overrides importing grid workers
     sweep_results sweep
     commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data
     commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report
