@@ -18,7 +18,15 @@ from torch import Tensor
 
 from interp_arith.arrays import RowArrays, RowShape, lazy_variable
 from interp_arith.errors import RequestError
-from interp_arith.interp.activations import VERSION, Passage, batch_of, chosen_hooks, passages, take
+from interp_arith.interp.activations import (
+    VERSION,
+    Asked,
+    Passage,
+    batch_of,
+    chosen_hooks,
+    passages,
+    take,
+)
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.storage import Checkpoint, RunDirectory
 
@@ -33,17 +41,17 @@ def take_activations(
     directory: RunDirectory,
     checkpoints: Sequence[Checkpoint],
     model_of: ModelOf,
-    tokens: Int[Tensor, "batch pos"],
+    asked: Asked,
     hooks: str | Iterable[str],
     in_memory: int,
-) -> dict[str, xr.Variable]:
+) -> xr.Dataset:
     """Each hook's activations, dims step, question and the hook's own.
 
     Args:
         directory: of the run.
         checkpoints: whose weights are whole, by step.
         model_of: a checkpoint's model.
-        tokens: the questions as the model reads them.
+        asked: the questions.
         hooks: names or patterns; see chosen_hooks.
         in_memory: bytes up to which they are held in memory; more are written to the run, and read from there.
 
@@ -52,14 +60,18 @@ def take_activations(
         WorkError: the run's folder cannot be written.
     """
     model = model_of(checkpoints[0])
-    every = passages(model, tokens)
+    every = passages(model, asked.tokens)
     wanted = {name: every[name] for name in chosen_hooks(hooks, every, model.hook_dict)}
-    batch = min(batch_of(every.values()), len(tokens))
-    size = sum(each.bytes for each in wanted.values()) * len(tokens) * len(checkpoints)
+    batch = min(batch_of(every.values()), len(asked))
+    size = sum(each.bytes for each in wanted.values()) * len(asked) * len(checkpoints)
     if size <= in_memory:
-        return _held(checkpoints, model_of, tokens, wanted, batch, size)
-    folder = directory.activations_folder(digest(tokens, batch))
-    return _kept(RowArrays(folder), checkpoints, model_of, tokens, wanted, batch)
+        found = _held(checkpoints, model_of, asked.tokens, wanted, batch, size)
+    else:
+        arrays = RowArrays(directory.activations_folder(digest(asked.tokens, batch)))
+        found = _kept(arrays, checkpoints, model_of, asked.tokens, wanted, batch)
+    steps = xr.Variable("step", [c.step for c in checkpoints], {"units": "steps"})
+    dims = {dim for each in wanted.values() for dim in each.dims}
+    return xr.Dataset(found, {"step": steps, **asked.coordinates(dims)})
 
 
 def digest(tokens: Int[Tensor, "batch pos"], batch: int) -> str:

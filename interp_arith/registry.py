@@ -5,6 +5,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
+from interp_arith.cards import card
 from interp_arith.errors import RequestError, unknown
 
 T = TypeVar("T")
@@ -18,6 +19,35 @@ class Choice(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """The fields that are not at their defaults: evaluated, the repr is the choice again."""
+        return ((name, getattr(self, name)) for name in self._changed_fields())
+
+    def in_brief(self) -> str:
+        """Its kind and what is not at its default, in one line."""
+        said = [f"{name} = {_in_words(getattr(self, name))}" for name in self._changed_fields()]
+        return " · ".join([str(getattr(self, "kind", "")), ", ".join(said)]).strip(" ·") or "as usual"
+
+    def _repr_html_(self) -> str:
+        name, fields = type(self).__name__, type(self).model_fields
+        kept = {name: _in_words(getattr(self, name)) for name in fields if name not in self._changed_fields()}
+        kept.pop("kind", None)
+        return card(self._title(), name, self._card_rows(), (f"{len(kept)} more at their defaults", kept))
+
+    def _title(self) -> str:
+        return str(getattr(self, "kind", "settings"))
+
+    def _card_rows(self) -> dict[str, str]:
+        return {name: _in_words(getattr(self, name)) for name in self._changed_fields()}
+
+    def _changed_fields(self) -> list[str]:
+        fields = type(self).model_fields.items()
+        return [
+            name
+            for name, field in fields
+            if getattr(self, name) != field.get_default(call_default_factory=True)
+        ]
 
     @model_validator(mode="wrap")
     @classmethod
@@ -70,6 +100,15 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         if "kind" not in value:
             raise RequestError(f"{self.noun}: no kind given; there are: {', '.join(self)}")
         return self[str(value["kind"])].model_validate(value)  # type: ignore[attr-defined]
+
+
+def _in_words(value: Any) -> str:
+    """A field's value for people."""
+    if isinstance(value, Choice):
+        return value.in_brief()
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_in_words, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _first_complaint(cls: type[Choice], error: ValidationError) -> str:

@@ -17,7 +17,7 @@ from interp_arith.errors import RequestError, WorkError, unknown
 from interp_arith.evaluation.asking import with_digits_of
 from interp_arith.evaluation.decoding import greedy_answers
 from interp_arith.files import DamagedFileError, read_yaml
-from interp_arith.interp.activations import MODEL, coordinates
+from interp_arith.interp.activations import MODEL, Asked, Upto
 from interp_arith.interp.base import Measure
 from interp_arith.interp.measures import MEASURES
 from interp_arith.interp.phases import phases
@@ -25,6 +25,7 @@ from interp_arith.interp.trajectory import fixed_keys
 from interp_arith.kept import measure_checkpoints
 from interp_arith.kept_activations import IN_MEMORY, take_activations
 from interp_arith.models.transformer import ArithmeticTransformer, build_model
+from interp_arith.run_card import run_card
 from interp_arith.storage import Checkpoint, RunDirectory
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Questions, Task
@@ -65,7 +66,16 @@ class Run:
     def __repr__(self) -> str:
         steps = self.steps
         kept = f"{len(steps)} checkpoints to step {steps[-1]}" if steps else "no checkpoint"
-        return f"Run({self.path}: {self.status}, {kept})"
+        return f"Run({self._address}: {self.status}, {kept})"
+
+    def _repr_html_(self) -> str:
+        checkpoints = self.directory.checkpoints()
+        return run_card(self.config, checkpoints, self.name, self.status, str(self._address))
+
+    @property
+    def _address(self) -> str | Path:
+        """What load_run finds it by: a shipped run has its name, wherever the package lies."""
+        return self.name if self.path.parent == SHIPPED else self.path
 
     @property
     def path(self) -> Path:
@@ -220,7 +230,7 @@ class Run:
         questions: Questions,
         hooks: str | Iterable[str],
         steps: Step | Iterable[Step] | None = None,
-        upto: Literal["question", "answer"] = "question",
+        upto: Upto = "question",
         device: str = "auto",
         in_memory: int = IN_MEMORY,
     ) -> xr.Dataset:
@@ -246,20 +256,12 @@ class Run:
 
         >>> run.activations(["23+45="], "blocks.*.attn.hook_pattern", steps=[0, 400])  # doctest: +SKIP
         """
-        if not len(questions):
-            raise RequestError("questions: none given; for example run.task.text(run.task.split('test')[:5])")
-        if upto not in ("question", "answer"):
-            raise unknown("end of what is read", str(upto), ("question", "answer"))
-        tokens = self.task.tokens(questions) if upto == "question" else self.task.examples(questions).tokens
+        asked = Asked(self.task, questions, upto)
         checkpoints = self._whole_checkpoints(steps)
         model_of = partial(self._model_of, pick_device(device))
-        found = take_activations(self.directory, checkpoints, model_of, tokens, hooks, in_memory)
-        dims = {dim for variable in found.values() for dim in map(str, variable.dims)}
-        along = xr.Variable("step", [c.step for c in checkpoints], {"units": "steps"})
-        on_axes = coordinates(self.task, questions, tokens, dims)
-        dataset = xr.Dataset(found, {"step": along, **on_axes}, {"run": self.name, "seed": self.config.seed})
-        dataset.encoding[MODEL] = partial(self._model_of_step, {c.step: c for c in checkpoints})
-        return dataset
+        found = take_activations(self.directory, checkpoints, model_of, asked, hooks, in_memory)
+        found.encoding[MODEL] = partial(self._model_of_step, {c.step: c for c in checkpoints})
+        return found.assign_attrs(run=self.name, seed=self.config.seed)
 
     def _model_of(self, device: torch.device, checkpoint: Checkpoint) -> ArithmeticTransformer:
         return self.model_of(self.directory.read_weights(checkpoint)).to(device, print_details=False)

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "interp_arith"
 MOST_LINES = 400
 
 LAYERS = """
-    errors shapes registry files arrays storage
+    errors shapes cards registry files arrays storage
     tasks.digits tasks.columns tasks.sampling tasks.class_draws tasks.tokenizer tasks.base tasks.pairs
     tasks.modular tasks.permutations tasks.layout tasks.scratchpad tasks.spelling tasks.addition tasks.lengths
     tasks.text tasks tasks.sources tasks.scoring
@@ -33,7 +33,7 @@ LAYERS = """
     interp.digit_circuits interp.measures
     interp.trajectory interp.live interp.activations interp
     figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures.lengths figures
-    kept kept_activations run bars runs comparison report generation tables overrides importing grid workers
+    kept kept_activations run_card run bars runs comparison report generation tables overrides importing grid workers
     sweep_results sweep
     commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data
     commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report

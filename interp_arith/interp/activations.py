@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,10 +24,45 @@ VERSION = 1
 """Counted up when the numbers change, so that what is kept is computed anew."""
 MODEL = "model"
 """The entry of a Dataset's `encoding` that gives the model of a step."""
+Upto = Literal["question", "answer"]
 _AT_ONCE = 2**25  # bytes of all hooks together: what passes in one batch
 _HEADS = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_rot_q", "hook_rot_k")
 _ATTENTION = ("hook_attn_scores", "hook_pattern")
 _NEURONS = ("hook_pre", "hook_post", "hook_pre_linear")
+
+
+class Asked:
+    """Questions, and what a model reads of them.
+
+    Args:
+        task: whose questions they are.
+        questions: strings or rows of integers; at least one.
+        upto: where what is read ends: with the question, or with its right answer.
+
+    Raises:
+        RequestError: there are none, one is malformed, or `upto` is something else.
+    """
+
+    def __init__(self, task: Task, questions: Questions, upto: Upto = "question") -> None:
+        if not len(questions):
+            raise RequestError("questions: none given; for example run.task.text(run.task.split('test')[:5])")
+        if upto not in ("question", "answer"):
+            raise unknown("end of what is read", str(upto), ("question", "answer"))
+        self.text = task.text(questions)
+        self.tokens = task.tokens(questions) if upto == "question" else task.examples(questions).tokens
+        self.symbols = np.array(task.vocabulary.symbols)[self.tokens.numpy()]
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def coordinates(self, dims: Iterable[str]) -> dict[str, Any]:
+        """What stands on those axes that occur: questions as text, positions from 0, the token at each."""
+        places, there = np.arange(self.tokens.shape[1]), set(dims)
+        return {
+            "question": np.array(self.text),
+            **{name: places for name in ("position", "query", "key") if name in there},
+            "token": (("question", "position"), self.symbols),
+        }
 
 
 @dataclass(frozen=True)
@@ -144,26 +179,6 @@ def take(
         for name, array in into.items():
             array[rows] = passed[name].cpu().numpy()
         done = rows.stop
-
-
-def coordinates(
-    task: Task, questions: Questions, tokens: Int[Tensor, "batch pos"], dims: Iterable[str]
-) -> dict[str, Any]:
-    """What stands on the axes: the questions as text, positions from 0, and the token of every position.
-
-    Args:
-        task: whose questions they are.
-        questions: as they were asked.
-        tokens: as the model reads them.
-        dims: that occur.
-    """
-    places = np.arange(tokens.shape[1])
-    symbols = np.array(task.vocabulary.symbols)
-    return {
-        "question": np.array(task.text(questions)),
-        **{name: places for name in ("position", "query", "key") if name in dims},
-        "token": (("question", "position"), symbols[tokens.numpy()]),
-    }
 
 
 class ToCache:

@@ -6,9 +6,11 @@ from typing import Any, Literal, TypeVar
 
 import xarray as xr
 
+from interp_arith.cards import card
 from interp_arith.errors import RequestError, unknown
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.transformer import ArithmeticTransformer
+from interp_arith.shapes import AXES
 from interp_arith.tasks.base import Task
 
 T = TypeVar("T")
@@ -69,6 +71,21 @@ class Measure:
         """The function's docstring."""
         return self.take.__doc__ or ""
 
+    def __repr__(self) -> str:
+        dims = f"dims {', '.join(self.dims)}" if self.dims else "a number"
+        return f"Measure({self.name}: {dims}; units {self.units}; {self.cost})"
+
+    def _repr_html_(self) -> str:
+        said = {
+            "definition": " ".join(self.definition.split("\n\n")[0].split()),
+            "dims": "; ".join(f"{dim}: {AXES[dim]}" for dim in self.dims) or "none, it is a number",
+            "units": self.units,
+            "source": self.source,
+            "cost": self.cost,
+            "rests on": ", ".join(sorted(self.rests_on)),
+        }
+        return card(self.name, "measure", said)
+
     def __call__(self, subject: Subject) -> xr.DataArray:
         """The measure, named, with its units, source and version.
 
@@ -103,6 +120,13 @@ class Measures(Mapping[str, Measure]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"Measures({', '.join(self)})"
+
+    def _repr_html_(self) -> str:
+        firsts = {name: " ".join(m.definition.split("\n\n")[0].split()) for name, m in self.items()}
+        return card(f"{len(self)} measures", "by name", firsts)
 
     def chosen(self, names: Iterable[str] | None, task: Task, model: ModelConfig) -> list[Measure]:
         """Those of these names, or all that apply and are not dear.

@@ -171,6 +171,18 @@ class Task(Choice, ABC):
         """Tokens that a question and its answer take, even if that is more than the task has positions for."""
         return self.n_ctx + 1
 
+    def _card_rows(self) -> dict[str, str]:
+        return {**super()._card_rows(), "for example": self.worked_example()}
+
+    def worked_example(self) -> str:
+        """A test question with its answer, and the tokens that a model reads; "" where none are held out."""
+        held_out = self.split("test")
+        if not len(held_out):
+            return ""
+        question = held_out[len(held_out) // 2 :][:1]
+        read = self.vocabulary.decode(self.tokens(question)[0].tolist())
+        return f"{self.text(question)[0]} {self.answer(question)[0]}, read as {' '.join(read)}"
+
     def with_seed(self, seed: int) -> "Task":
         """The same task with another split."""
         return self.model_copy(update={"seed": seed})

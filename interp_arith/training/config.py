@@ -222,6 +222,9 @@ class RunConfig(Choice):
             plain[name] = value
         return RunConfig.model_validate(plain)
 
+    def _title(self) -> str:
+        return self.run_name
+
     def plain(self) -> dict[str, Any]:
         """The config as plain data, for config.yaml."""
         return self.model_dump(mode="json")

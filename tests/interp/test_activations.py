@@ -8,10 +8,10 @@ import xarray as xr
 from interp_arith.errors import RequestError
 from interp_arith.interp import activations
 from interp_arith.interp.activations import (
+    Asked,
     Passage,
     batch_of,
     chosen_hooks,
-    coordinates,
     dims_of,
     passages,
     take,
@@ -117,9 +117,7 @@ def test_a_batch_holds_so_many_bytes_and_at_least_one_question(monkeypatch):
 
 def test_tokens_stand_at_every_position_as_symbols():
     task = ModularArithmetic(p=7)
-    found = coordinates(
-        task, np.array([[5, 3], [0, 6]]), task.tokens(["5+3=", "0+6="]), {"position", "query"}
-    )
+    found = Asked(task, np.array([[5, 3], [0, 6]])).coordinates({"position", "query", "neuron"})
     assert set(found) == {"question", "position", "query", "token"}
     assert found["question"].tolist() == ["5+3=", "0+6="]
     assert found["query"].tolist() == [0, 1, 2]
