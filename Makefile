@@ -5,7 +5,7 @@ RUNS ?= runs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: train test check bench results computes adders sweep-results clean
+.PHONY: train test check bench results computes adders sweep-results notebooks clean
 
 train: $(VENV)/.installed  ## train mod-add-113 until it has grokked (a finished run is kept as it is)
 	$(BIN)/interp-arith train mod-add-113 --resume
@@ -32,6 +32,9 @@ adders: $(VENV)/.installed  ## the tables of adders, from runs asked ten-digit a
 
 sweep-results: $(VENV)/.installed  ## the sweeps of README, from their folders: make sweep-results RUNS=…
 	$(BIN)/python benchmarks/sweeps.py $(RUNS) README.md
+
+notebooks: $(VENV)/.installed-dev  ## run the notebooks that are stored with what they show
+	$(BIN)/python benchmarks/notebooks.py analyses/00_first_hour.ipynb
 
 clean:  ## remove the virtual environment; runs stay
 	rm -rf $(VENV)

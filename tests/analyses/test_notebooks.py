@@ -1,4 +1,4 @@
-"""Every notebook of analyses/ is stored without outputs, and runs from top to bottom on a short run."""
+"""Every notebook of analyses/ is stored as it should be, and runs from top to bottom on a short run."""
 
 import os
 import re
@@ -18,7 +18,12 @@ from interp_arith.training.config import RunConfig
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "analyses").glob("*.ipynb"))
+FIRST_HOUR = ROOT / "analyses" / "00_first_hour.ipynb"
 GROKKING = ROOT / "analyses" / "01_grokking.ipynb"
+ARGUMENTS = (GROKKING,)
+"""Those that state claims and check each of them."""
+SHOWN = (FIRST_HOUR,)
+"""Those that are stored with what they show."""
 LINES_OF_A_SCREEN = 40
 CLAIM = re.compile(r"^\*\*Claim ([\d.]+)\.\*\*", re.MULTILINE)
 VERDICT = re.compile(r"^(HELD|DID NOT HOLD): ([\d.]+) .+\.\n  .*\d.*\.$", re.MULTILINE)
@@ -83,33 +88,49 @@ def text_of(notebook: NotebookNode) -> str:
     return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
-def test_notebooks_are_numbered_from_1():
+def test_notebooks_are_numbered_from_0():
     assert [int(re.fullmatch(r"(\d\d)_[a-z_]+", file.stem)[1]) for file in NOTEBOOKS] == [
-        *range(1, len(NOTEBOOKS) + 1)
+        *range(len(NOTEBOOKS))
     ]
     assert NOTEBOOKS
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
-def test_what_is_stored_is_valid_has_named_cells_and_no_outputs(file):
+def test_what_is_stored_is_valid_and_its_cells_have_names(file):
     notebook = nbformat.read(file, as_version=4)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.metadata.kernelspec.name) == (4, "python3")
     names = [cell["id"] for cell in notebook.cells]
     assert len(set(names)) == len(names)
     assert [name for name in names if not re.fullmatch(r"[a-z]+(-[a-z]+)*", name)] == []
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell["id"] for cell in code if cell.outputs or cell.execution_count is not None] == []
 
 
-def test_every_claim_of_the_text_is_checked_once_and_in_order(executed):
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_outputs_are_stored_whole_or_not_at_all(file):
+    code = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
+    ran = [cell.execution_count for cell in code]
+    if file in SHOWN:
+        assert ran == [*range(1, len(code) + 1)]
+        assert [out for cell in code for out in cell.outputs if out.get("name") == "stderr"] == []
+        stored = "".join(str(cell.outputs) for cell in code)
+        assert re.findall(r"(?<![\w/.])/(?:home|tmp|usr|work|root|Users)/", stored) == []
+    else:
+        assert {*ran} == {None}
+        assert [cell["id"] for cell in code if cell.outputs] == []
+
+
+@pytest.mark.parametrize("file", ARGUMENTS, ids=lambda file: file.stem)
+def test_every_claim_of_the_text_is_checked_once_and_in_order(file, execute, run):
+    executed = execute(file, run)
     stated = CLAIM.findall(text_of(executed))
     checked = [number for _, number in VERDICT.findall(all_printed(executed))]
     assert stated
     assert checked == stated
 
 
-def test_the_conclusion_counts_what_was_printed(executed):
+@pytest.mark.parametrize("file", ARGUMENTS, ids=lambda file: file.stem)
+def test_the_conclusion_counts_what_was_printed(file, execute, run):
+    executed = execute(file, run)
     verdicts = [verdict for verdict, _ in VERDICT.findall(all_printed(executed))]
     counted = re.search(r"(\d+) of (\d+) claims held", all_printed(executed))
     assert counted is not None
@@ -147,3 +168,44 @@ def test_a_run_that_learnt_nothing_shows_nothing_and_breaks_no_cell(execute, tmp
     text = all_printed(execute(GROKKING, run))
     assert "Key frequencies: none." in text
     assert re.findall(r"^HELD: ([\d.]+) ", text, re.MULTILINE) == ["1"]
+
+
+def test_the_first_hour_says_what_a_forward_pass_says(execute, run):
+    text, task = all_printed(execute(FIRST_HOUR, run)), run.task
+    asked = re.findall(r"^(\S+=) +right answer (\d+) +tokens \[(.*)\]$", text, re.MULTILINE)
+    assert len(asked) == 3
+    questions = [question for question, _, _ in asked]
+    assert [str(answer) for answer in task.answer(questions)] == [answer for _, answer, _ in asked]
+    tokens = task.tokens(questions)
+    assert [", ".join(map(str, row)) for row in tokens.tolist()] == [row for _, _, row in asked]
+    logits, attention = run.model().forward_analysis(tokens)
+    assert f"logits    {tuple(logits.shape)}" in text
+    for head, pattern in enumerate(attention[0][0, :, -1]):
+        assert f"  head {head}: {pattern[0]:.0%} on " in text
+    for question, row in zip(questions, logits[:, -1].softmax(dim=-1), strict=True):
+        token = int(row.argmax())
+        assert re.search(
+            rf"^{re.escape(question)} +{token}   with probability {row[token]:.4f}$", text, re.MULTILINE
+        )
+
+
+def test_the_first_hour_takes_the_trajectory_there_and_back(execute, run):
+    notebook = execute(FIRST_HOUR, run)
+    assert "ActivationCache of step " in all_printed(notebook)
+    assert "the same as from run_with_cache: True" in all_printed(notebook)
+    (figure,) = (
+        out.data["application/vnd.plotly.v1+json"]
+        for cell in notebook.cells
+        for out in cell.get("outputs", [])
+        if "application/vnd.plotly.v1+json" in out.get("data", {})
+    )
+    assert all(len(trace["x"]) for trace in figure["data"])
+
+
+def test_without_a_head_the_first_hour_counts_fewer_right_answers(execute, run):
+    text = all_printed(execute(FIRST_HOUR, run))
+    untouched = float(re.search(r"^untouched +([\d.]+) right$", text, re.MULTILINE)[1])
+    without = [float(share) for share in re.findall(r"^without head \d +([\d.]+) right$", text, re.MULTILINE)]
+    assert len(without) == run.config.model.n_heads
+    assert untouched > 0.95
+    assert min(without) < untouched - 0.1
