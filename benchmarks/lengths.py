@@ -63,7 +63,9 @@ class Grid:
 
 
 def positions_of(run: Run) -> str:
-    """The scheme in words."""
+    """The scheme in words; of the preset itself, its name too."""
+    if run.config.name == MAIN:
+        return f"2-D, `{MAIN}`"
     scheme = run.config.model.positions
     gapless = isinstance(scheme, DigitScheme) and not scheme.gap
     return _NAMES[scheme.kind] + (", without gaps" if gapless else "")
@@ -98,7 +100,7 @@ def scheme_rows(groups: dict[str, list[Run]]) -> list[list[str]]:
     return rows
 
 
-def trajectory_rows(runs: list[Run], sharpen: float) -> list[list[str]]:
+def trajectory_rows(runs: list[Run], sharpen: float = 1) -> list[list[str]]:
     """A line for each seed: best and last exact match along the trajectory, 200 questions of each length."""
     rows = []
     for run in runs:
@@ -118,14 +120,14 @@ def curves(runs: list[Run]) -> dict[str, pd.DataFrame]:
     """Sharpening in words -> exact match by seed and length at the last step."""
     last = [g for run in runs for g in grids_of(run) if g.step == run.steps[-1] and not g.is_sample]
     found = {}
-    for sharpen in sorted({grid.sharpen for grid in last}, reverse=True):
+    for sharpen in sorted({grid.sharpen for grid in last}):
         rows = [
             {"seed": grid.seed, "length": length, "exact_match": share}
             for grid in last
             if grid.sharpen == sharpen
             for length, share in grid.exact_match.items()
         ]
-        found["as trained" if sharpen == 1 else f"attention sharpened {sharpen:g} ×"] = pd.DataFrame(rows)
+        found["as it is" if sharpen == 1 else f"attention sharpened {sharpen:g} ×"] = pd.DataFrame(rows)
     return found
 
 
@@ -140,12 +142,11 @@ def main() -> None:
         groups.setdefault(positions_of(run), []).append(run)
     order = sorted(groups, key=lambda name: (list(_NAMES.values()).index(name.split(",")[0]), name))
     groups = {name: groups[name] for name in order}
-    runs = [run for run in groups.get("2-D", []) if run.config.name == MAIN]
+    runs = groups[f"2-D, `{MAIN}`"]
     header = ["positions", "seeds", *(f"{n} digits" for n in LENGTHS), f"≥ {GOAL:.0%} at 20"]
     replace_block(arguments.readme, "lengths", table(header, scheme_rows(groups)))
     steps = ["run", *(f"{length} digits: best (at step), last" for length in TRAJECTORY)]
-    sharpest = max(grid.sharpen for run in runs for grid in grids_of(run))
-    replace_block(arguments.readme, "length-trajectories", table(steps, trajectory_rows(runs, sharpest)))
+    replace_block(arguments.readme, "length-trajectories", table(steps, trajectory_rows(runs)))
     page = arguments.picture.with_suffix(".html")
     title = f"{MAIN}: trained on at most 10 digits, 1,000 questions of each length"
     write_html(length_curves(curves(runs), runs[0].task.n_digits, title), page)  # type: ignore[attr-defined]

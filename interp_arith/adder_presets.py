@@ -140,7 +140,12 @@ _LOOKS_AHEAD = ModelConfig(d_model=64, n_heads=4, d_mlp=256, activation="gelu", 
 def _grows(
     name: str, model: ModelConfig, digits: int, steps: int, steps_per_epoch: int, reaches: str, **fields: Any
 ) -> Preset:
-    """Sums without leading zeros, one more digit every epoch, validated up to 30 digits."""
+    """Sums without leading zeros, one more digit every epoch, validated up to 30 digits.
+
+    Where a longer sum is read than in training, attention sharpens with the logarithm of what it sees.
+    """
+    read = 3 * digits + 3  # two numbers, their signs, the answer
+    model = model.model_copy(update={"attention_scale_from": read})
     task = {"n_digits": digits, "padded": False, "end_token": True, "carry_share": 0.3}
     grid = {"val_step": 5, "val_max_digits": 30, "val_grid_questions": 100} | fields.pop("grid", {})
     recipe = {"schedule": _COSINE, "clip_norm": 1.0, "curriculum": GrowDigits()} | fields
@@ -236,7 +241,7 @@ ADDER_PRESETS = (
         "add-2d-small",
         _GROWS,
         10,
-        5_000,
+        15_000,
         200,
         "≥ 99 % at 20 digits, trained on 10",
         optimizer=AdamW(learning_rate=3e-3, betas=(0.9, 0.99), weight_decay=0.1),

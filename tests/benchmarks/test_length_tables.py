@@ -21,7 +21,7 @@ def run_with(folder: Path, grids: dict[str, dict[int, float]], **fields) -> Simp
         rows = [{"set": f"length_{n}", "exact_match": share} for n, share in by_length.items()]
         (folder / "evaluations" / f"length-grid{name}.json").write_text(json.dumps({"table": rows}))
     seed = int(folder.name.rpartition("-s")[2])
-    config = SimpleNamespace(seed=seed, model=ModelConfig(**fields))
+    config = SimpleNamespace(name="positions", seed=seed, model=ModelConfig(**fields))
     return SimpleNamespace(path=folder, name=folder.name, steps=[5, 10], config=config)
 
 
@@ -67,8 +67,8 @@ def test_a_trajectory_has_its_best_step_and_its_last(runs):
 
 def test_curves_have_every_seed_of_the_last_step_alone(runs):
     found = curves(runs)
-    assert list(found) == ["attention sharpened 1.5 ×", "as trained"]
-    table = found["as trained"].pivot(index="length", columns="seed", values="exact_match")
+    assert list(found) == ["as it is", "attention sharpened 1.5 ×"]
+    table = found["as it is"].pivot(index="length", columns="seed", values="exact_match")
     assert table.loc[20].tolist() == [0.5, 0.7]
 
 
