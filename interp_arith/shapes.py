@@ -68,9 +68,11 @@ AXES = {
     "effect": "what a patched answer becomes: strong (the one that is due), weak (another)",
     "part": "part of a block that puts something out: H0, H1, …, MLP",
     "node": "part of a block at one position, by name: 0.H1@5, 0.MLP@5",
+    "circuit": "set of nodes that are left: named, or random ones",
     "complexity": "complexity class of a question: S0 … S5",
     "side": "version of a question: base, source",
     "choice": "pair of digits that may be drawn",
     "width": "width of an activation",
+    "way": "what of an activation is exchanged: whole, or along one direction",
     "statistic": "over seeds: mean, low, high, count",
 }

@@ -27,11 +27,12 @@ class PlantedAdder(HookedRootModule):
     Args:
         task: padded, operands with units last.
         route: "ahead" or "reads"; the latter needs answers with units first.
+        echoes: the MLP of block 0 puts the carry out as well, and nothing reads it.
     """
 
-    def __init__(self, task, route="ahead"):
+    def __init__(self, task, route="ahead", echoes=False):
         super().__init__()
-        self.task, self.route = task, route
+        self.task, self.route, self.echoes = task, route, echoes
         self.config = ModelConfig(n_layers=2, n_heads=2, d_model=20, d_head=10, d_mlp=4)
         self.cfg = SimpleNamespace(n_ctx=task.n_ctx)
         self.W_E = nn.Parameter(torch.zeros(1))
@@ -47,7 +48,8 @@ class PlantedAdder(HookedRootModule):
             block.attn.hook_pattern(torch.ones(len(tokens), 2, n_pos, n_pos).tril() / n_pos)
         z = torch.stack([base, torch.cat([carry, noise.expand(*noise.shape[:2], 9)], dim=-1)], dim=2)
         z = self.blocks[0].attn.hook_z(z)
-        self.blocks[0].hook_mlp_out(noise.expand(*tokens.shape, 20))
+        echo = carry if self.echoes else noise
+        self.blocks[0].hook_mlp_out(torch.cat([echo, noise.expand(*tokens.shape, 19)], dim=-1))
         self.blocks[1].attn.hook_z(noise[..., None].expand(*tokens.shape, 2, 10))
         copied = torch.cat([z[:, :, 1, :1], noise.expand(*tokens.shape, 19)], dim=-1)
         carry = self.blocks[1].hook_mlp_out(copied)[..., :1]

@@ -30,7 +30,7 @@ LAYERS = """
     interp.learning_coefficient interp.nodes interp.roles interp.logit_lens interp.discriminants
     interp.column_labels interp.probes interp.geometry interp.pictures
     interp.interventions interp.pairs interp.patching interp.ablation interp.circuits
-    interp.digit_circuits interp.measures
+    interp.digit_circuits interp.class_accuracy interp.carry_use interp.measures
     interp.trajectory interp.live interp.activations interp
     figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures.lengths figures
     kept kept_activations run_card run bars runs comparison report generation tables overrides importing grid workers

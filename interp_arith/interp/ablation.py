@@ -5,7 +5,7 @@ wild", section 4 (faithfulness).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -69,6 +69,13 @@ class Asked:
     def positions(self) -> int:
         """That are read."""
         return self.prompts.shape[1] + self.answers.shape[1] - 1
+
+    def first(self, n: int) -> "Asked":
+        """The first n questions of each class, or all where there are fewer."""
+        prompts, answers = (
+            x.unflatten(0, (len(self.names), -1))[:, :n].flatten(0, 1) for x in (self.prompts, self.answers)
+        )
+        return replace(self, prompts=prompts, answers=answers)
 
     def right(
         self, model: ArithmeticTransformer, changes: Sequence[Put] = ()

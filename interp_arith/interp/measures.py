@@ -7,7 +7,10 @@ import xarray as xr
 from interp_arith.interp.ablation import ABLATION_MEASURES
 from interp_arith.interp.attention import ATTENTION_MEASURES
 from interp_arith.interp.base import Measures, Subject
+from interp_arith.interp.carry_use import CARRY_USE_MEASURES
+from interp_arith.interp.class_accuracy import CLASS_MEASURES
 from interp_arith.interp.clock_pizza import CLOCK_PIZZA_MEASURES
+from interp_arith.interp.digit_circuits import CIRCUIT_MEASURES
 from interp_arith.interp.geometry import GEOMETRY_MEASURES
 from interp_arith.interp.keys import KEY_MEASURES
 from interp_arith.interp.learning_coefficient import LEARNING_COEFFICIENT_MEASURES
@@ -37,8 +40,11 @@ MEASURES = Measures(
     *PROBE_MEASURES,
     *GEOMETRY_MEASURES,
     *PICTURES,
+    *CLASS_MEASURES,
     *PATCHING_MEASURES,
     *ABLATION_MEASURES,
+    *CARRY_USE_MEASURES,
+    *CIRCUIT_MEASURES,
 )
 
 
