@@ -87,6 +87,18 @@ def measure_checkpoints(
     return xr.Dataset(arrays)
 
 
+def kept_measures(
+    directory: RunDirectory,
+    checkpoints: Sequence[Checkpoint],
+    task: Task,
+    measures: Sequence[Measure],
+    keys: Sequence[int] | None,
+) -> dict[str, xr.DataArray]:
+    """What is kept of each measure and still true, with a `step` dim; takes nothing. See measure_checkpoints."""
+    kept = {m.name: _still_true(directory.read_measure(m.name), m, task, keys, checkpoints) for m in measures}
+    return {name: found.drop_vars(CHECKPOINT) for name, found in kept.items() if found is not None}
+
+
 def _models(
     checkpoints: Sequence[Checkpoint],
     model: ArithmeticTransformer,

@@ -26,7 +26,9 @@ from interp_arith.figures.progress import progress_curves
 from interp_arith.files import dump_yaml, write_atomically
 from interp_arith.interp.keys import KEY_COSINE
 from interp_arith.interp.measures import MEASURES
+from interp_arith.report_adders import adder_measures, adder_sections
 from interp_arith.run import Run
+from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import SampledTask
 from interp_arith.tasks.modular import ModularArithmetic
 
@@ -72,6 +74,12 @@ def page(run: Run, device: str = "auto") -> str:
     parts = [*_summary(run, measures, now), *_when(run, measures)]
     if "key_frequencies" in now:
         parts += [*_frequencies(measures, now, pictures), *_evidence(now), *_algorithm(now)]
+    if isinstance(run.task, Addition):
+        dear = adder_measures(run, last, device)
+        parts += adder_sections(run, measures, dear, _figure, _table, _definitions)
+        now = now.merge(
+            {name: found.sel(step=last) for name, found in dear.items()}, compat="override", join="outer"
+        )
     parts += [*_attention(now, pictures), *_numbers(now), *_recipe(run)]
     return "\n".join(
         [

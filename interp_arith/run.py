@@ -22,7 +22,7 @@ from interp_arith.interp.base import Measure
 from interp_arith.interp.measures import MEASURES
 from interp_arith.interp.phases import phases
 from interp_arith.interp.trajectory import fixed_keys
-from interp_arith.kept import measure_checkpoints
+from interp_arith.kept import kept_measures, measure_checkpoints
 from interp_arith.kept_activations import IN_MEMORY, take_activations
 from interp_arith.models.transformer import ArithmeticTransformer, build_model
 from interp_arith.run_card import run_card
@@ -224,6 +224,20 @@ class Run:
                 over_all["restricted_loss"].sel(variant="sum", split="all", drop=True),
             )
         return dataset.assign_attrs(run=self.name, seed=self.config.seed)
+
+    def kept(self, names: Iterable[str]) -> dict[str, xr.DataArray]:
+        """Those measures of which the run keeps something that still holds, over the steps that it has; takes none.
+
+        Args:
+            names: of MEASURES.
+
+        Raises:
+            RequestError: a name is unknown or its measure does not apply.
+        """
+        chosen = MEASURES.chosen(names, self.task, self.config.model)
+        on_keys = any("keys" in m.rests_on for m in chosen)
+        keys = fixed_keys(self.model(), self.task) if on_keys else None
+        return kept_measures(self.directory, self.directory.checkpoints(), self.task, chosen, keys)
 
     def activations(
         self,

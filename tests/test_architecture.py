@@ -32,9 +32,10 @@ LAYERS = """
     interp.interventions interp.pairs interp.patching interp.ablation interp.circuits
     interp.digit_circuits interp.class_accuracy interp.carry_use interp.measures
     interp.trajectory interp.live interp.activations interp
-    figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures.lengths figures
-    kept kept_activations run_card run bars runs comparison report generation tables overrides importing grid workers
-    sweep_results sweep
+    figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures.lengths
+    figures.adders figures.circuits figures
+    kept kept_activations run_card run bars runs comparison report_adders report
+    generation tables overrides importing grid workers sweep_results sweep
     commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data
     commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report
     commands cli

@@ -250,3 +250,23 @@ def test_an_adder_is_measured_without_names(tmp_path, taken):
     asked = len(taken)
     xr.testing.assert_identical(run.measure(), found)
     assert len(taken) == asked
+
+
+def test_what_is_kept_is_given_without_taking_any(run, taken):
+    assert run.kept(CHEAP) == {}
+    steps = run.steps[-2:]
+    whole = run.measure(["train_loss"], steps=steps)["train_loss"]
+    taken.clear()
+    found = run.kept(CHEAP)
+    assert list(found) == ["train_loss"]
+    xr.testing.assert_equal(found["train_loss"], whole)
+    assert taken == []
+
+
+def test_what_is_kept_of_other_weights_is_not_given(run):
+    run.measure(["train_loss"], steps=run.steps[-1:])
+    kept = run.directory.read_measure("train_loss")
+    assert kept is not None
+    altered = kept.assign_coords(checkpoint=("step", ["0" * 64]))
+    run.directory.write_measure("train_loss", bytes(altered.to_dataset().to_netcdf(engine="h5netcdf")))
+    assert run.kept(["train_loss"]) == {}

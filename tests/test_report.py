@@ -105,6 +105,54 @@ def test_every_picture_is_drawn_in_a_browser_without_a_network(run, browser, tmp
     context.close()
 
 
+@pytest.fixture(scope="module")
+def adder(tmp_path_factory) -> Run:
+    config = preset(
+        "add-5d-msb",
+        task={"n_digits": 2, "val_questions": 50, "test_questions": 50},
+        model={"n_layers": 1, "n_heads": 2, "d_model": 24, "d_mlp": 48},
+        budget={"steps": 60},
+    )
+    return train(config, out=tmp_path_factory.mktemp("adders"), **QUIET)
+
+
+@pytest.fixture(scope="module")
+def adders_page(adder, tmp_path_factory) -> str:
+    adder.measure(["carry_decodable", "carry_used"], steps=[0, 60])
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    return write_report(adder, file, "cpu").read_text(encoding="utf-8")
+
+
+def test_an_adder_s_page_says_what_its_measures_say(adder, adders_page):
+    text, last = text_of(adders_page), [adder.steps[-1]]
+    shares = adder.measure(["class_exact_match"], last)["class_exact_match"].isel(step=0)
+    told = " ".join(f"{float(share):.3f}" for share in shares)
+    assert f"class S0 S1 S2 exact match {told}" in text
+    both = adder.measure(["carry_decodable", "carry_used"], last).isel(step=0).sel(column=1)
+    hook = "blocks.0.hook_resid_post"
+    read = float(both["carry_decodable"].sel(hook=hook))
+    used = [float(both["carry_used"].sel(hook=hook, way=way)) for way in ("direction", "whole")]
+    assert f"{read:.2f} · {used[0]:.2f} · {used[1]:.2f}" in text
+    assert "decodable from step used from step into column 1" in text
+    assert "Where it looks, and where the answer forms" in text
+
+
+def test_an_adder_s_page_shows_circuits_only_where_the_run_keeps_them(adders_page):
+    assert "nodes left, all others at their means" not in text_of(adders_page)
+    assert "the nodes that each token of the answer needs" not in adders_page
+
+
+def test_of_an_adder_that_answers_nothing_what_cannot_be_taken_is_left_out(tmp_path):
+    config = preset(
+        "add-5d-msb", task={"n_digits": 2}, model={"d_model": 12, "d_mlp": 8}, budget={"steps": 1}
+    )
+    run = train(config, out=tmp_path, **QUIET)
+    text = text_of(write_report(run, tmp_path / "r.html", "cpu").read_text(encoding="utf-8"))
+    assert "Which questions it answers" in text
+    assert "patch effect" not in text
+    assert "ablation effect" in text
+
+
 def test_a_folder_is_no_page(run, tmp_path):
     with pytest.raises(RequestError, match=r"is a folder; give the name of a page, such as .*report\.html"):
         write_report(run, tmp_path, "cpu")

@@ -266,6 +266,35 @@ class Addition(SampledTask):
         return self.spelling.places(tokens)
 
     @property
+    def position_names(self) -> tuple[str, ...]:
+        """What stands at each position that is read: "a4" … "a0", "+", "b4", …, "=", "s0", …
+
+        Digits of the answer are "s" and their column; a sign of one of several is "±". Of padded numbers.
+        """
+        tokens = self.examples(self.split("test")[:1]).tokens[0]
+        where, symbols = self.places(tokens[None]), self.vocabulary.decode(tokens.tolist())
+        letters = [*"abcdefghij"[: self.operands], *"sw"]
+        signs = {"+": "±", "-": "±"} if self.operation == "mixed" else {}
+        return tuple(
+            f"{letters[segment]}{place}" if place >= 0 else signs.get(symbol, symbol)
+            for symbol, segment, place in zip(
+                symbols, where.segment[0].tolist(), where.place[0].tolist(), strict=True
+            )
+        )
+
+    @property
+    def answer_names(self) -> tuple[str, ...]:
+        """What each token of the answer is: "s5" … "s0", or from "s0" on; "sign", "end". Of padded numbers."""
+        examples = self.examples(self.split("test")[:1])
+        symbols = self.vocabulary.decode(examples.targets[0].tolist())
+        places = list(range(sum(symbol.isdigit() for symbol in symbols)))
+        if self.answer_order == "units-last":
+            places.reverse()
+        digits = iter(places)
+        words = {"<end>": "end", "+": "sign", "-": "sign"}
+        return tuple(f"s{next(digits)}" if symbol.isdigit() else words[symbol] for symbol in symbols)
+
+    @property
     def number_lengths(self) -> tuple[int, ...]:
         """n digits of each operand, those of the answer, and where there are worked steps, n columns of them."""
         steps = (self.n_digits,) if self.scratchpad else ()

@@ -222,3 +222,13 @@ def test_sampling_draws_from_the_key_alone():
     assert np.array_equal(np.random.get_state()[1], before[0])
     assert torch.equal(torch.random.get_rng_state(), before[1])
     assert random.getstate() == before[2]
+
+
+def test_positions_and_answer_tokens_have_names_in_every_padded_layout():
+    task = Addition(n_digits=2, answer_order="units-last")
+    assert task.position_names == ("a1", "a0", "+", "b1", "b0", "=", "s2", "s1")
+    assert task.answer_names == ("s2", "s1", "s0")
+    task = Addition(n_digits=1, operation="mixed", end_token=True)
+    assert task.position_names[:5] == ("a0", "±", "b0", "=", *task.position_names[4:5])
+    assert sorted(task.answer_names) == ["end", "s0", "s1", "sign"]
+    assert set(task.position_names[4:]) <= {"s0", "s1", "±"}
