@@ -5,7 +5,7 @@ RUNS ?= runs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: train test check bench results computes adders sweep-results notebooks clean
+.PHONY: train test check bench results computes adders carries sweep-results notebooks clean
 
 train: $(VENV)/.installed  ## train mod-add-113 until it has grokked (a finished run is kept as it is)
 	$(BIN)/interp-arith train mod-add-113 --resume
@@ -30,11 +30,14 @@ computes: $(VENV)/.installed  ## the table of how models compute, likewise: make
 adders: $(VENV)/.installed  ## the tables of adders, from runs asked ten-digit and million: make adders RUNS=…
 	$(BIN)/python benchmarks/adders.py $(RUNS) README.md
 
+carries: $(VENV)/.installed  ## the tables of how adders carry, likewise: make carries RUNS=…
+	$(BIN)/python benchmarks/carries.py $(RUNS) README.md
+
 sweep-results: $(VENV)/.installed  ## the sweeps of README, from their folders: make sweep-results RUNS=…
 	$(BIN)/python benchmarks/sweeps.py $(RUNS) README.md
 
 notebooks: $(VENV)/.installed-dev  ## run the notebooks that are stored with what they show
-	$(BIN)/python benchmarks/notebooks.py analyses/00_first_hour.ipynb
+	$(BIN)/python benchmarks/notebooks.py analyses/00_first_hour.ipynb analyses/02_carries.ipynb
 
 clean:  ## remove the virtual environment; runs stay
 	rm -rf $(VENV)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,9 +21,10 @@ ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "analyses").glob("*.ipynb"))
 FIRST_HOUR = ROOT / "analyses" / "00_first_hour.ipynb"
 GROKKING = ROOT / "analyses" / "01_grokking.ipynb"
-ARGUMENTS = (GROKKING,)
+CARRIES = ROOT / "analyses" / "02_carries.ipynb"
+ARGUMENTS = (GROKKING, CARRIES)
 """Those that state claims and check each of them."""
-SHOWN = (FIRST_HOUR,)
+SHOWN = (FIRST_HOUR, CARRIES)
 """Those that are stored with what they show."""
 LINES_OF_A_SCREEN = 40
 CLAIM = re.compile(r"^\*\*Claim ([\d.]+)\.\*\*", re.MULTILINE)
@@ -50,6 +52,33 @@ def run(tmp_path_factory) -> Run:
 
 
 @pytest.fixture(scope="module")
+def adder(tmp_path_factory) -> Run:
+    """Sums of two digits, highest first: half learnt in a few seconds."""
+    config = preset(
+        "add-5d-msb",
+        task={"n_digits": 2, "val_questions": 50, "test_questions": 100},
+        model={"n_heads": 2, "d_model": 32, "d_mlp": 64},
+        batch_size=128,
+        budget={"steps": 300},
+        checkpoints={"every": 150},
+    )
+    return train(config, out=tmp_path_factory.mktemp("adders"), device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def shipped_adder(tmp_path_factory) -> Run:
+    """The run that comes along, in a folder of its own: a notebook may keep measures in it."""
+    name = "add-5d-msb-s1"
+    return Run(shutil.copytree(ROOT / "checkpoints" / name, tmp_path_factory.mktemp("shipped") / name))
+
+
+@pytest.fixture(scope="module")
+def subject(run, adder) -> Callable[[Path], Run]:
+    """A short run that a notebook can be executed on."""
+    return lambda file: adder if file == CARRIES else run
+
+
+@pytest.fixture(scope="module")
 def execute(tmp_path_factory) -> Execute:
     """A notebook on a run, in a kernel that sees this package; the first error of a cell is raised."""
 
@@ -70,8 +99,8 @@ def execute(tmp_path_factory) -> Execute:
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda file: file.stem)
-def executed(request, execute, run) -> NotebookNode:
-    return execute(request.param, run)
+def executed(request, execute, subject) -> NotebookNode:
+    return execute(request.param, subject(request.param))
 
 
 def printed(cell: NotebookNode) -> str:
@@ -120,8 +149,8 @@ def test_outputs_are_stored_whole_or_not_at_all(file):
 
 
 @pytest.mark.parametrize("file", ARGUMENTS, ids=lambda file: file.stem)
-def test_every_claim_of_the_text_is_checked_once_and_in_order(file, execute, run):
-    executed = execute(file, run)
+def test_every_claim_of_the_text_is_checked_once_and_in_order(file, execute, subject):
+    executed = execute(file, subject(file))
     stated = CLAIM.findall(text_of(executed))
     checked = [number for _, number in VERDICT.findall(all_printed(executed))]
     assert stated
@@ -129,8 +158,8 @@ def test_every_claim_of_the_text_is_checked_once_and_in_order(file, execute, run
 
 
 @pytest.mark.parametrize("file", ARGUMENTS, ids=lambda file: file.stem)
-def test_the_conclusion_counts_what_was_printed(file, execute, run):
-    executed = execute(file, run)
+def test_the_conclusion_counts_what_was_printed(file, execute, subject):
+    executed = execute(file, subject(file))
     verdicts = [verdict for verdict, _ in VERDICT.findall(all_printed(executed))]
     counted = re.search(r"(\d+) of (\d+) claims held", all_printed(executed))
     assert counted is not None
@@ -209,3 +238,17 @@ def test_without_a_head_the_first_hour_counts_fewer_right_answers(execute, run):
     assert len(without) == run.config.model.n_heads
     assert untouched > 0.95
     assert min(without) < untouched - 0.1
+
+
+def test_the_adder_that_comes_along_holds_every_claim_about_its_carries(execute, shipped_adder):
+    assert set(verdicts(execute(CARRIES, shipped_adder)).values()) == {"HELD"}
+
+
+def test_the_carries_notebook_says_what_the_measures_say(execute, shipped_adder):
+    text = all_printed(execute(CARRIES, shipped_adder))
+    now = shipped_adder.measure(["class_exact_match", "carry_used"], steps=[10_000]).isel(step=0)
+    for name, share in now["class_exact_match"].to_series().items():
+        assert f"{name} {share:.3f}" in text
+    whole = now["carry_used"].sel(way="whole").max("hook")
+    for column in whole["column"].to_numpy():
+        assert f"{float(whole.sel(column=column)):.2f} in column {column}" in text
