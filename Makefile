@@ -5,7 +5,7 @@ RUNS ?= runs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: train test check bench results computes adders carries sweep-results notebooks clean
+.PHONY: train app test check bench results computes adders carries sweep-results notebooks clean
 
 train: $(VENV)/.installed  ## train mod-add-113 until it has grokked (a finished run is kept as it is)
 	$(BIN)/interp-arith train mod-add-113 --resume
@@ -14,9 +14,12 @@ test: check  ## every check and every test
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 check: $(VENV)/.installed-dev  ## format, lint and types
-	$(BIN)/ruff format --check interp_arith tests benchmarks analyses
-	$(BIN)/ruff check interp_arith tests benchmarks analyses
+	$(BIN)/ruff format --check interp_arith app tests benchmarks analyses
+	$(BIN)/ruff check interp_arith app tests benchmarks analyses
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+app: $(VENV)/.installed  ## open the explorer
+	$(BIN)/interp-arith app $(RUNS)
 
 bench: $(VENV)/.installed-dev  ## what training costs, beside a plain loop, a compiled one and JAX
 	$(BIN)/python benchmarks/speed.py

@@ -64,6 +64,7 @@ COMMANDS = {
     "import": "Make a run of weights that others trained.",
     "measure": "Take measures of a run over its trajectory; they are kept in the run.",
     "report": "Write an account of a run: what it learnt, when, and how, as one page.",
+    "app": "Open the explorer in a browser: training, attention, logits, frequencies, carries, interventions.",
 }
 """Each command and what it is for: the module of that name in commands/, and the first line of its docstring."""
 MODULES = {name: name.replace("-", "_") for name in COMMANDS} | {"import": "import_weights"}

@@ -12,7 +12,7 @@ from interp_arith.models.position_scheme import PositionScheme
 from interp_arith.models.positions import Learned
 from interp_arith.run import Run, parse_step
 from interp_arith.tasks.addition import Addition
-from interp_arith.tasks.base import SampledTask, Task
+from interp_arith.tasks.base import Questions, SampledTask, Task
 from interp_arith.tasks.sampling import SPLITS
 from interp_arith.tasks.sources import split_questions
 
@@ -185,23 +185,35 @@ def token_rows(
         questions = drawn[is_long][:n]
     else:
         questions = split_questions(task, split, n, limits)
-    symbols, targets = task.vocabulary.symbols, output_symbols(task)
     for row in range(len(questions)):
         question = questions[row : row + 1]
-        examples = task.examples(question)
-        at = {p: i for i, p in enumerate(task.answer_positions[-examples.targets.shape[1] :])}
-        ids = {name: rows[0].tolist() for name, rows in positions.ids(task, examples.tokens).items()}
-        rows = []
-        for position, token in enumerate(examples.tokens[0].tolist()):
-            place = at.get(position)
-            rows.append(
-                {
-                    "position": str(position),
-                    **{name: str(each[position]) for name, each in ids.items()},
-                    "token": symbols[token],
-                    "id": str(token),
-                    "target": "" if place is None else targets[int(examples.targets[0, place])],
-                    "loss": "" if place is None else ("yes" if examples.mask[0, place] else "masked"),
-                }
-            )
-        yield f"{task.text(question)[0]} {task.answer(question)[0]}", rows
+        yield (
+            f"{task.text(question)[0]} {task.answer(question)[0]}",
+            rows_of_question(task, question, positions),
+        )
+
+
+def rows_of_question(task: Task, question: Questions, positions: PositionScheme) -> Rows:
+    """One question, a row a position; see token_rows.
+
+    Raises:
+        RequestError: it is none of the task's.
+    """
+    symbols, targets = task.vocabulary.symbols, output_symbols(task)
+    examples = task.examples(question)
+    at = {p: i for i, p in enumerate(task.answer_positions[-examples.targets.shape[1] :])}
+    ids = {name: rows[0].tolist() for name, rows in positions.ids(task, examples.tokens).items()}
+    rows = []
+    for position, token in enumerate(examples.tokens[0].tolist()):
+        place = at.get(position)
+        rows.append(
+            {
+                "position": str(position),
+                **{name: str(each[position]) for name, each in ids.items()},
+                "token": symbols[token],
+                "id": str(token),
+                "target": "" if place is None else targets[int(examples.targets[0, place])],
+                "loss": "" if place is None else ("yes" if examples.mask[0, place] else "masked"),
+            }
+        )
+    return rows

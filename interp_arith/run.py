@@ -34,8 +34,9 @@ from interp_arith.training.config import RunConfig
 from interp_arith.training.machine import pick_device
 
 Step = int | Literal["last", "best"]
-SHIPPED = Path(__file__).parent.parent / "checkpoints"
-"""Trained runs that come with the repository."""
+_HERE = Path(__file__).parent
+SHIPPED = next((f for f in (_HERE / "checkpoints", _HERE.parent / "checkpoints") if f.is_dir()), _HERE)
+"""Trained runs that come along: in a wheel the smallest, in a clone all."""
 PHASE_CURVES = ("train_accuracy", "test_loss", "restricted_loss")
 """The measures from which the phases are read."""
 

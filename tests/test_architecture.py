@@ -31,13 +31,13 @@ LAYERS = """
     interp.column_labels interp.probes interp.geometry interp.pictures
     interp.interventions interp.pairs interp.patching interp.ablation interp.circuits
     interp.digit_circuits interp.class_accuracy interp.carry_use interp.measures
-    interp.trajectory interp.live interp.activations interp
+    interp.trajectory interp.live interp.activations interp.one_question interp.switches interp
     figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures.lengths
-    figures.adders figures.circuits figures
+    figures.adders figures.circuits figures.questions figures
     kept kept_activations run_card run bars runs comparison report_adders report
     generation tables overrides importing grid workers sweep_results sweep
     commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data
-    commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report
+    commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report commands.app
     commands cli
 """
 """Every module, each below all that it may import."""

@@ -17,8 +17,7 @@ from interp_arith.interp.forward import in_eval_mode
 from interp_arith.interp.nodes import adder, batch_size, no_columns, passing, shown_examples
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.transformer import ArithmeticTransformer
-from interp_arith.tasks.addition import Addition
-from interp_arith.tasks.base import Examples
+from interp_arith.tasks.base import Examples, Task
 
 VARIANTS = ("right", "centred")
 """The right token's logit itself, or less the mean of all logits, which softmax leaves aside."""
@@ -53,7 +52,7 @@ def logits_of(
 
 @torch.no_grad()
 def terms(
-    model: ArithmeticTransformer, task: Addition, examples: Examples
+    model: ArithmeticTransformer, task: Task, examples: Examples
 ) -> Iterator[tuple[Float[Tensor, "batch term answer d_model"], Float[Tensor, "batch answer d_model"]]]:
     """What each part adds to the residual stream at each answer position, and the stream, batch by batch.
 
@@ -85,7 +84,7 @@ def terms(
         yield rearrange(found, "term batch answer d_model -> batch term answer d_model"), seen[stream]
 
 
-def _batch(model: ArithmeticTransformer, task: Addition) -> int:
+def _batch(model: ArithmeticTransformer, task: Task) -> int:
     """Questions at once."""
     numbers = (len(term_names(model.config)) + 1) * len(task.answer_positions) * model.config.d_model
     return batch_size(model, task.n_ctx, numbers)

@@ -1,0 +1,39 @@
+"""A chart on a page, with its picture, its page and its data to take away."""
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+import xarray as xr
+
+Data = pd.DataFrame | xr.DataArray | xr.Dataset
+
+
+def chart(figure: go.Figure, name: str, data: Data, key: str) -> None:
+    """A figure; below it, behind a word, its page and its data. Its picture is the camera of its toolbar.
+
+    Args:
+        figure: to be shown.
+        name: of the files.
+        data: that the figure shows.
+        key: no other chart on the page has it.
+    """
+    options = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "filename": name, "scale": 2}}
+    st.plotly_chart(figure, key=key, config=options)
+    with st.popover("Take away", type="tertiary"):
+        st.caption("PNG: the camera in the chart's toolbar")
+        st.download_button(
+            "HTML", lambda: figure.to_html(include_plotlyjs=True), f"{name}.html", "text/html", key=f"{key} html",
+            on_click="ignore",
+        )  # fmt: skip
+        st.download_button(
+            "CSV", lambda: as_csv(data), f"{name}.csv", "text/csv", key=f"{key} csv", on_click="ignore"
+        )
+
+
+def as_csv(data: Data) -> str:
+    """A row a number, its coordinates beside it."""
+    if isinstance(data, xr.DataArray):
+        data = data.rename(data.name or "value").to_dataset()
+    if isinstance(data, xr.Dataset):
+        return data.to_dataframe().reset_index().to_csv(index=False)
+    return data.to_csv(index=False)

@@ -1,0 +1,86 @@
+"""Where every head looks at a question; beside it another checkpoint, and the roles of heads over all questions."""
+
+import circuitsvis as cv
+import streamlit as st
+import torch
+from charts import chart
+from state import View, _model
+
+from interp_arith.figures.adders import place_maps
+from interp_arith.interp.one_question import attention_to_tokens
+
+
+def draw(view: View) -> None:
+    """The page."""
+    asked = view.question()
+    if asked is None:
+        return
+    found = attention_to_tokens(view.model, asked)
+    heads = [str(head) for head in found["head"].to_numpy()]
+    if not view.side:
+        kind = st.segmented_control(
+            "Widget", ["patterns", "heads", "none"], default="patterns", key="widget", help="of CircuitsVis"
+        )
+        if kind in ("patterns", "heads"):
+            st.iframe(
+                widget(kind, tuple(asked.symbols), tuple(heads), found.to_numpy().tobytes()), height=420
+            )
+    maps = {"x": "key", "y": "query", "panels": "head", "x_names": asked.symbols, "x_title": "looked at"}
+    chart(
+        place_maps(found, title=f"{asked.text} at step {view.step:,}", **maps),
+        f"{view.run.name}-attention",
+        found,
+        view.key("heads"),
+    )
+    _against(view, asked, found, maps)
+    if view.is_adder:
+        _roles(view)
+
+
+def _against(view: View, asked, found, maps) -> None:
+    """Another checkpoint, and the difference."""
+    steps = view.run.steps
+    if len(steps) < 2 or view.side:
+        return
+    st.subheader("Against another checkpoint")
+    other = st.select_slider("The other step", steps, value=steps[0], key="against")
+    before = attention_to_tokens(_model(str(view.run.path), other, view.run.checkpoint(other).sha256), asked)
+    left, right = st.columns(2)
+    with left:
+        chart(
+            place_maps(before, title=f"at step {other:,}", **maps), "attention-other", before, "against heads"
+        )
+    with right:
+        change = (found - before).rename("change")
+        title = f"step {view.step:,} less step {other:,}"
+        chart(place_maps(change, title=title, span=(-1, 1), **maps), "attention-change", change, "change")
+
+
+def _roles(view: View) -> None:
+    """What heads look at over 1,000 questions, by what it is to the digit that is written."""
+    st.subheader("Roles, over 1,000 questions")
+    roles = view.at_step("attention_roles").get("attention_roles")
+    if roles is None:
+        return
+    flat = roles.stack(place=("block", "head"))
+    labels = [f"{block}.{head}" for block, head in flat["place"].to_numpy().tolist()]
+    flat = flat.drop_vars(("place", "block", "head")).assign_coords(head=("place", labels))
+    flat = flat.swap_dims(place="head").drop_vars("step", errors="ignore").rename("attention")
+    names = view.run.task.answer_names if view.run.task.padded else None
+    figure = place_maps(flat, "answer", "role", "attention by role", "head", names, "token that is written")
+    chart(figure, f"{view.run.name}-roles", flat, view.key("roles"))
+
+
+@st.cache_data(max_entries=30, show_spinner=False)
+def widget(kind: str, symbols: tuple[str, ...], heads: tuple[str, ...], pattern: bytes) -> str:
+    """CircuitsVis' own HTML, with its script inside: nothing is fetched."""
+    size = len(symbols)
+    values = torch.frombuffer(bytearray(pattern), dtype=torch.float32).view(len(heads), size, size)
+    tokens = [symbol.replace("<", "‹").replace(">", "›") for symbol in symbols]
+    if kind == "patterns":
+        shown = cv.attention.attention_patterns(tokens=tokens, attention=values)
+    else:
+        shown = cv.attention.attention_heads(
+            tokens=tokens, attention=values, attention_head_names=list(heads)
+        )
+    return f"<html><body style='background: white'>{shown.local_src}</body></html>"

@@ -1,0 +1,66 @@
+"""The answer token by token: what was weighed, what was right, at which depth it formed, and which part added it."""
+
+import streamlit as st
+from charts import chart
+from state import View, draws
+
+from interp_arith.figures.adders import place_maps
+from interp_arith.figures.questions import weighed_tokens
+from interp_arith.interp.one_question import (
+    attribution_of_question,
+    carries_of_question,
+    lens_of_question,
+    next_tokens,
+)
+
+
+def draw(view: View) -> None:
+    """The page."""
+    asked = view.question()
+    if asked is None:
+        return
+    temperature, top_k, seed = 0.0, None, 0
+    if not view.side:
+        first, second, third = st.columns(3)
+        temperature = first.slider(
+            "Temperature (0: the likeliest)", 0.0, 2.0, 0.0, 0.1, key="temperature", bind="query-params"
+        )
+        most = view.run.task.d_vocab_out
+        top_k = second.number_input(
+            f"Among the k likeliest, 1 to {most} (empty: all)", 1, most, None, key="top_k"
+        )
+        seed = int(third.number_input("Seed of the draws", 0, 2**31 - 1, 0, key="draw_seed"))
+    found = next_tokens(view.model, asked, temperature, None if top_k is None else int(top_k), draws(seed))
+    chosen = found[found["chosen"]]
+    right = str(view.run.task.answer([asked.text])[0])
+    verdict = "right" if chosen["right"].all() else f"wrong; it is **{right}**"
+    st.markdown(f"**{asked.text}** {' '.join(chosen['token'])} as it is written: {verdict}")
+    chart(
+        weighed_tokens(found, f"what is weighed at every token, step {view.step:,}"),
+        f"{view.run.name}-logits",
+        found,
+        view.key("weighed"),
+    )
+    st.caption("✓ the right token, ▸ the one that was written; green: right, orange: written and wrong")
+    if (columns := carries_of_question(asked)) is not None:
+        st.markdown("**What truly happens in each column**")
+        st.dataframe(columns, key=view.key("columns"))
+    lens = lens_of_question(view.model, asked)
+    maps = {"x": "answer", "x_title": "token of the right answer"}
+    chart(
+        place_maps(lens, y="hook", title="logit lens: probability of the right token by depth", **maps),
+        f"{view.run.name}-lens",
+        lens,
+        view.key("lens"),
+    )
+    added = attribution_of_question(view.model, asked)
+    most = max(float(abs(added).max()), 1e-6)
+    title = "what each part adds directly to the right token's logit (less the mean of all)"
+    chart(
+        place_maps(added, y="term", title=title, span=(-most, most), **maps),
+        f"{view.run.name}-attribution",
+        added,
+        view.key("attribution"),
+    )
+    with st.expander("Every candidate"):
+        st.dataframe(found, hide_index=True, key=view.key("candidates"))

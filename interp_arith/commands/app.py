@@ -1,0 +1,97 @@
+"""Open the explorer in a browser: training, attention, logits, frequencies, carries, interventions."""
+
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from interp_arith.commands.parsing import parse
+from interp_arith.errors import RequestError
+
+PORT = 8501
+_PACKAGE = Path(__file__).parent.parent
+HOMES = (_PACKAGE / "app" / "Home.py", _PACKAGE.parent / "app" / "Home.py")
+"""Where the explorer lies: in a wheel, and in a clone."""
+
+
+def run(arguments: list[str]) -> None:
+    """`interp-arith app`."""
+
+    def command(
+        folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs"),
+        port: int = PORT,
+        address: str = "localhost",
+        browser: bool = True,
+    ) -> None:
+        """Open the explorer.
+
+        Args:
+            folder: of runs; those that come along are shown too.
+            port: that is listened on.
+            address: localhost alone can reach the explorer, unless another is given, such as 0.0.0.0.
+            browser: open one.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise RequestError(f"{folder} is a file; give a folder of runs, such as runs")
+        if not folder.exists() and folder != Path("runs"):
+            raise RequestError(f"{folder} does not exist; give a folder of runs, or leave it out")
+        check_port(port, address)
+        serve(folder, port, address, browser)
+
+    parse(command, "app", __doc__, arguments)
+
+
+def check_port(port: int, address: str) -> None:
+    """Refuse what cannot be listened on.
+
+    Raises:
+        RequestError: the port is out of range or in use, or there is no such address.
+    """
+    if not 1 <= port <= 65535:
+        raise RequestError(f"port {port}; allowed: 1 to 65535")
+    try:
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((address, port))
+    except (OSError, OverflowError) as error:
+        raise RequestError(
+            f"port {port} of {address} cannot be listened on ({getattr(error, 'strerror', None) or error}); "
+            "give another, such as --port 8502"
+        ) from error
+
+
+def serve(folder: Path, port: int, address: str, browser: bool) -> None:
+    """Start the server and stay; what its pages need is imported meanwhile."""
+    from streamlit import config
+    from streamlit.web import bootstrap
+
+    home = next((str(file) for file in HOMES if file.exists()), None)
+    if home is None:
+        raise RequestError("the explorer is not installed; install the wheel, or work in a clone")
+    os.environ["INTERP_ARITH_RUNS"] = str(folder)
+    threading.Thread(target=_warm, daemon=True).start()
+    options = {
+        "server.port": port,
+        "server.address": address,
+        "server.headless": not browser,
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": False,
+        "client.toolbarMode": "viewer",
+        "client.showErrorDetails": "none",
+    }
+    for name, value in options.items():
+        config.set_option(name, value)
+    print(f"explorer of {folder} and the runs that come along; Ctrl+C ends it", file=sys.stderr)
+    bootstrap.load_config_options({name.replace(".", "_"): value for name, value in options.items()})
+    bootstrap.run(home, is_hello=False, args=[], flag_options={})
+
+
+def _warm() -> None:
+    """Import what the first page needs while the server starts and the browser opens."""
+    import interp_arith.interp.one_question
+    import interp_arith.interp.switches
+    import interp_arith.report  # noqa: F401
