@@ -1,8 +1,13 @@
 """The explorer: one run, one checkpoint, and a page for every way to look at it."""
 
 import streamlit as st
-from pages import attention, carries, compare, data, fourier, intervene, logits, training
+
+from interp_arith.commands.app import warm
+
+warm()  # before any page imports a part of it on another thread
+
 from state import choose, show
+from views import attention, carries, compare, data, fourier, intervene, logits, training
 
 PAGES = {
     "Training": training.draw,

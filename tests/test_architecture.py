@@ -37,8 +37,8 @@ LAYERS = """
     kept kept_activations run_card run bars runs comparison report_adders report
     generation tables overrides importing grid workers sweep_results sweep
     commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data
-    commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report commands.app
-    commands cli
+    commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report
+    commands.app commands cli
 """
 """Every module, each below all that it may import."""
 ROOMS = LAYERS.split()

@@ -16,6 +16,7 @@ PORT = 8501
 _PACKAGE = Path(__file__).parent.parent
 HOMES = (_PACKAGE / "app" / "Home.py", _PACKAGE.parent / "app" / "Home.py")
 """Where the explorer lies: in a wheel, and in a clone."""
+_WARMING = threading.Lock()
 
 
 def run(arguments: list[str]) -> None:
@@ -73,7 +74,7 @@ def serve(folder: Path, port: int, address: str, browser: bool) -> None:
     if home is None:
         raise RequestError("the explorer is not installed; install the wheel, or work in a clone")
     os.environ["INTERP_ARITH_RUNS"] = str(folder)
-    threading.Thread(target=_warm, daemon=True).start()
+    threading.Thread(target=warm, daemon=True).start()
     options = {
         "server.port": port,
         "server.address": address,
@@ -90,8 +91,10 @@ def serve(folder: Path, port: int, address: str, browser: bool) -> None:
     bootstrap.run(home, is_hello=False, args=[], flag_options={})
 
 
-def _warm() -> None:
-    """Import what the first page needs while the server starts and the browser opens."""
-    import interp_arith.interp.one_question
-    import interp_arith.interp.switches
-    import interp_arith.report  # noqa: F401
+def warm() -> None:
+    """Import what pages need, once, whichever thread comes first: two that import at once would meet halves."""
+    with _WARMING:
+        import interp_arith.interp.one_question
+        import interp_arith.interp.switches
+        import interp_arith.report
+        import interp_arith.runs  # noqa: F401

@@ -98,7 +98,7 @@ def place_maps(
     labels = [None] if panels is None else values[panels].to_numpy().tolist()
     columns = min(_PANELS_A_ROW, len(labels))
     rows = math.ceil(len(labels) / columns)
-    height = max(90, 24 * values.sizes[y])
+    height = max(90, min(24 * values.sizes[y], 250))
     figure = make_subplots(
         rows,
         columns,

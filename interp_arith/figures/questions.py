@@ -32,7 +32,10 @@ def weighed_tokens(
     """
     steps = sorted(found["step"].unique())
     figure = make_subplots(
-        1, len(steps), subplot_titles=[f"token {step}" for step in steps], horizontal_spacing=0.2 / len(steps)
+        1,
+        len(steps),
+        subplot_titles=[f"token {step}" for step in steps],
+        horizontal_spacing=0.38 / len(steps),
     )
     for index, step in enumerate(steps):
         rows = found[found["step"] == step]

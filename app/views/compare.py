@@ -3,7 +3,7 @@
 import streamlit as st
 from state import View, pick_step, run_paths, show
 
-from pages import attention, carries, data, fourier, intervene, logits, training
+from views import attention, carries, data, fourier, intervene, logits, training
 
 PAGES = {
     "Logits": logits.draw,

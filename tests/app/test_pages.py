@@ -1,0 +1,192 @@
+"""Every page of the explorer, without a browser: what is on it, and what it says where something is wrong."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).parent.parent.parent
+APP = ROOT / "app"
+MODULAR, ADDER = "mod-113-canonical-s0", "add-5d-msb-s1"
+PAGES = {
+    MODULAR: ("training", "attention", "logits", "fourier", "intervene", "compare", "data"),
+    ADDER: ("training", "attention", "logits", "carries", "intervene", "compare", "data"),
+}
+SCRIPT = "from state import choose, show\nfrom views import {page}\nshow({page}.draw, choose())\n"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """The runs that come along, in a folder of their own: pages may keep measures in them."""
+    folder = tmp_path_factory.mktemp("explorer")
+    for name in PAGES:
+        shutil.copytree(ROOT / "checkpoints" / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def page(runs, monkeypatch):
+    """A page as it is drawn first, by its name and address."""
+    monkeypatch.setenv("INTERP_ARITH_RUNS", str(runs))
+    monkeypatch.syspath_prepend(str(APP))
+
+    def opened(name: str, **address: str) -> AppTest:
+        test = AppTest.from_string(SCRIPT.format(page=name), default_timeout=120)
+        for key, value in address.items():
+            test.query_params[key] = value
+        return test.run()
+
+    yield opened
+    for name in [n for n in sys.modules if n in ("state", "charts", "views") or n.startswith("views.")]:
+        del sys.modules[name]
+
+
+def said(test: AppTest) -> str:
+    kinds = (test.error, test.warning, test.info, test.markdown, test.caption)
+    return " ".join(element.value for elements in kinds for element in elements)
+
+
+def figures(test: AppTest) -> list[dict]:
+    return [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")]
+
+
+@pytest.mark.parametrize(("run", "name"), [(run, name) for run, names in PAGES.items() for name in names])
+def test_every_page_is_drawn(page, run, name):
+    test = page(name, run=run)
+    assert not test.exception
+    assert not test.error
+    assert not test.warning
+    assert len(figures(test)) >= (0 if name == "data" else 2)
+
+
+def test_pages_that_say_nothing_of_a_task_are_left_out(page, runs):
+    from state import View
+
+    from interp_arith.run import Run
+
+    assert View(Run(runs / MODULAR), 0).left_out == {"Carries"}
+    assert View(Run(runs / ADDER), 0).left_out == {"Fourier"}
+
+
+def test_the_slider_changes_what_is_drawn(page):
+    test = page("logits", run=ADDER, q="45678+54322=", step="512")
+    early = figures(test)
+    test.select_slider(key="step").set_value(10_000).run()
+    assert not test.exception
+    assert "right" in said(test)
+    assert figures(test)[0] != early[0]
+
+
+def test_a_typed_question_changes_the_attention(page):
+    test = page("attention", run=ADDER, q="11111+22222=")
+    before = figures(test)[0]
+    test.text_input(key="q").set_value("99999+00001=").run()
+    assert not test.exception
+    assert figures(test)[0] != before
+
+
+def test_a_question_without_an_equals_sign_is_completed(page):
+    assert "**12+34=**" in said(page("logits", run=ADDER, q="12+34"))
+
+
+@pytest.mark.parametrize("typed", ["nonsense", "123456789+1=", "1+2+3=", "<script>alert(1)</script>"])
+@pytest.mark.parametrize("name", ["attention", "logits", "intervene", "data"])
+def test_what_is_no_question_is_a_sentence(page, name, typed):
+    test = page(name, run=ADDER, q=typed)
+    assert not test.exception
+    (warning,) = test.warning
+    assert "question" in warning.value
+    assert "<script>" not in warning.value
+
+
+def test_switching_off_a_head_changes_the_answer_and_the_scores(page):
+    test = page("intervene", run=ADDER, q="45678+54322=")
+    assert "(right)" in json.dumps(figures(test)[0])
+    untouched = test.dataframe[0].value
+    assert (untouched["untouched"] == untouched["changed"]).all()
+    test.multiselect(key="heads off").set_value([(0, 1)]).run()
+    assert not test.exception
+    assert "(wrong)" in json.dumps(figures(test)[1])
+    changed = test.dataframe[0].value
+    assert (changed["changed"] < 0.5).all()
+    assert (changed["untouched"] == untouched["untouched"]).all()
+
+
+def test_a_patch_from_another_question_needs_one_of_the_same_length(page):
+    test = page("intervene", run=MODULAR, q="3+4=")
+    test.radio(key="way").set_value("patch").run()
+    test.multiselect(key="mlps off").set_value([0]).run()
+    assert "(right)" in json.dumps(figures(test)[1])  # the question patched with itself
+    test.text_input(key="source").set_value("50+60=").run()
+    assert not test.exception
+    assert "110" in json.dumps(figures(test)[1])
+
+
+def test_neurons_of_a_frequency_can_be_switched_off(page):
+    test = page("intervene", run=MODULAR)
+    key = 17  # one of those that the run adds by
+    test.multiselect(key="frequencies off").set_value([key]).run()
+    assert not test.exception
+    scores = test.dataframe[0].value
+    assert scores["changed"].item() < scores["untouched"].item()
+
+
+def test_failing_questions_are_listed_at_an_early_step(page):
+    test = page("carries", run=ADDER, step="512")
+    assert not test.exception
+    assert "questions fail" in said(test)
+    listed = next(table.value for table in test.dataframe if "said" in table.value)
+    assert (listed["right"] != listed["said"]).all()
+
+
+def test_an_address_with_unknown_keys_opens_all_the_same(page):
+    test = page("data", run=ADDER, colour="red")
+    assert not test.exception
+    assert "colour" in test.toast[0].value
+
+
+def test_an_address_cannot_leave_the_folder(page):
+    test = page("data", run="../../etc")
+    assert not test.exception
+    assert test.selectbox(key="run").value in test.selectbox(key="run").options
+
+
+def broken(runs: Path, name: str) -> Path:
+    return Path(shutil.copytree(runs / ADDER, runs / name))
+
+
+def test_a_run_without_checkpoints_a_damaged_one_and_one_that_is_gone_are_sentences(page, runs):
+    (broken(runs, "z-empty") / "checkpoints.jsonl").unlink()
+    (broken(runs, "z-config") / "config.yaml").write_text("task: [", encoding="utf-8")
+    damaged = broken(runs, "z-damaged")
+    for file in (damaged / "weights").iterdir():
+        file.write_bytes(b"0")
+    try:
+        for name, words in (
+            ("z-empty", "no checkpoint yet"),
+            ("z-config", "cannot be read"),
+            ("z-damaged", "weights"),
+        ):
+            test = page("logits", run=name)
+            assert not test.exception
+            assert words in said(test), name
+        test = page("logits", run="z-damaged")
+        shutil.rmtree(damaged)
+        test.run()
+        assert not test.exception
+    finally:
+        for path in runs.glob("z-*"):
+            shutil.rmtree(path)
+
+
+def test_without_any_run_it_says_how_to_train_one(page, monkeypatch, tmp_path):
+    import state
+
+    monkeypatch.setattr(state, "SHIPPED", tmp_path / "none")
+    monkeypatch.setenv("INTERP_ARITH_RUNS", str(tmp_path))
+    assert state.run_paths() == {}
+    (tmp_path / "outside").symlink_to(ROOT / "checkpoints" / ADDER)
+    assert state.run_paths() == {}

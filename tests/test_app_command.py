@@ -1,0 +1,44 @@
+"""`interp-arith app`: what it refuses, each in one line."""
+
+import socket
+
+import pytest
+
+from interp_arith.cli import main
+from interp_arith.commands.app import HOMES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["no-such-folder"], "no-such-folder does not exist"),
+        (["--port", "0"], "port 0; allowed: 1 to 65535"),
+        (["--port", "99999"], "port 99999; allowed: 1 to 65535"),
+        (["--address", "no.such.host.invalid"], "cannot be listened on"),
+    ],
+)
+def test_a_wrong_request_is_one_line(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["app", *arguments]) == 2
+    complaint = capsys.readouterr().err
+    assert said in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_a_file_is_no_folder_of_runs(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["app", str(tmp_path / "file")]) == 2
+    assert "is a file; give a folder of runs" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_refused_with_another(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        assert main(["app", "--port", str(taken.getsockname()[1])]) == 2
+    assert "give another, such as --port 8502" in capsys.readouterr().err
+
+
+def test_the_explorer_lies_beside_the_package():
+    assert any(home.exists() for home in HOMES)
