@@ -122,8 +122,11 @@ def choose() -> View | None:
         st.toast(
             f"The address has what this page does not know: {_plain(', '.join(strange))}; it is left aside."
         )
+    asked = st.session_state.get("run") or st.query_params.get("run")
+    if asked not in paths:  # the address names the run from now on, whichever is the first tomorrow
+        st.session_state["run"] = next(iter(paths))
     with st.sidebar:
-        name = st.selectbox("Run", list(paths), key="run", bind="query-params")
+        name = st.selectbox("Run", list(paths), index=None, key="run", bind="query-params")
         return pick_step(name, paths[name], "")
 
 

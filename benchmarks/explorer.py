@@ -1,0 +1,182 @@
+"""What the explorer costs, driven in Chromium: to the first page, a move of the slider, many sessions at once.
+
+    python benchmarks/explorer.py --sessions 10 --seconds 60
+
+Runs that come along are copied to a temporary folder, so nothing is kept. A busy machine is slower. A move ends
+when the page's script has ended and a figure shows something else.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).parent.parent
+RUNS = {"mod-113-canonical-s0": ("training", "fourier"), "add-5d-msb-s1": ("training", "logits")}
+CHROMIUM = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+)
+FIGURE = ".js-plotly-plot .main-svg"
+MOVES, MILLISECONDS = 12, 90_000
+SHOWN = (
+    "JSON.stringify([...document.querySelectorAll('.js-plotly-plot')].map(p => [p.data, p.layout?.shapes]))"
+)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """An explorer of the folder: its address and its process."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    program = "from interp_arith.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", program, "app", str(folder), "--port", str(port), "--no-browser"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+    try:
+        yield f"http://localhost:{port}", server
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def first_page(browser: Browser, folder: Path) -> float:
+    """Seconds from the command to a first figure."""
+    begun = time.perf_counter()
+    with served(folder) as (address, _):
+        tab = browser.new_page()
+        reach(tab, address)
+        tab.wait_for_selector(FIGURE, timeout=MILLISECONDS)
+        taken = time.perf_counter() - begun
+        tab.close()
+    return taken
+
+
+def reach(tab: Page, url: str) -> None:
+    """Open a page as soon as a server answers."""
+    for _ in range(1200):
+        try:
+            tab.goto(url)
+            return
+        except Exception:  # noqa: BLE001 - whatever the browser says while nothing listens yet
+            time.sleep(0.05)
+    raise SystemExit(f"no answer from {url}")
+
+
+def settled(tab: Page) -> None:
+    """The page's script has ended, and a figure is there."""
+    tab.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=MILLISECONDS)
+    tab.wait_for_selector(FIGURE, timeout=MILLISECONDS)
+
+
+def move(tab: Page, to: str) -> float:
+    """Seconds until the figures show another checkpoint."""
+    slider = tab.locator("[data-testid=stSidebar] [role=slider]")
+    before = tab.evaluate(SHOWN)
+    begun = time.perf_counter()
+    slider.press(to)
+    tab.wait_for_function(f"old => {SHOWN} !== old", arg=before, timeout=MILLISECONDS)
+    settled(tab)
+    return time.perf_counter() - begun
+
+
+def moves(browser: Browser, address: str, run: str, page: str) -> list[float]:
+    """Seconds of each move, back through the trajectory and forth again."""
+    tab = browser.new_page()
+    tab.goto(f"{address}/{page}?run={run}")
+    settled(tab)
+    tab.locator("[data-testid=stSidebar] [role=slider]").focus()
+    taken = [move(tab, "ArrowLeft" if index < MOVES // 2 else "ArrowRight") for index in range(MOVES)]
+    tab.close()
+    return taken
+
+
+def sessions(
+    browser: Browser, address: str, server: subprocess.Popen, n: int, seconds: float
+) -> dict[str, float]:
+    """Many sessions that move the slider in turn; memory of the server before and at its most."""
+    tabs = []
+    for index in range(n):
+        run, pages = list(RUNS.items())[index % len(RUNS)]
+        tab = browser.new_context().new_page()
+        tab.goto(f"{address}/{pages[index % 2]}?run={run}")
+        tabs.append(tab)
+    for tab in tabs:
+        settled(tab)
+        tab.locator("[data-testid=stSidebar] [role=slider]").focus()
+    before = most = megabytes(server.pid)
+    begun, moved = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        for tab in tabs:
+            to = "ArrowLeft" if (moved // len(tabs)) % 16 < 8 else "ArrowRight"
+            tab.locator("[data-testid=stSidebar] [role=slider]").press(to)
+            moved += 1
+            most = max(most, megabytes(server.pid))
+    for tab in tabs:
+        settled(tab)
+    failed = sum(tab.locator("[data-testid=stException]").count() for tab in tabs)
+    most = max(most, megabytes(server.pid))
+    return {
+        "sessions": n,
+        "moves": moved,
+        "failed": failed,
+        "megabytes before": before,
+        "megabytes at most": most,
+    }
+
+
+def megabytes(process: int) -> float:
+    """Memory that a process holds."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+
+
+def main() -> None:
+    """Read the arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sessions", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=60)
+    arguments = parser.parse_args()
+    chromium = shutil.which("chromium")
+    found: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+        folder = Path(temporary)
+        for name in RUNS:
+            shutil.copytree(ROOT / "checkpoints" / name, folder / name)
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*CHROMIUM])
+        found["seconds to a first page"] = [round(first_page(browser, folder), 2) for _ in range(3)]
+        with served(folder) as (address, server):
+            tab = browser.new_page()
+            reach(tab, address)
+            settled(tab)
+            tab.close()
+            for run, pages in RUNS.items():
+                for page in pages:
+                    taken = moves(browser, address, run, page)
+                    found[f"seconds of a move, {run}, {page}"] = {
+                        "median": round(statistics.median(taken), 2),
+                        "most": round(max(taken), 2),
+                    }
+            found["many sessions"] = sessions(browser, address, server, arguments.sessions, arguments.seconds)
+        browser.close()
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

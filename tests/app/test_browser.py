@@ -1,0 +1,201 @@
+"""The explorer in Chromium, as `interp-arith app` starts it: it paints, answers, and nothing leaves the machine."""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+ROOT = Path(__file__).parent.parent.parent
+MODULAR, ADDER = "mod-113-canonical-s0", "add-5d-msb-s1"
+PAGES = {
+    MODULAR: ("training", "attention", "logits", "fourier", "intervene", "compare", "data"),
+    ADDER: ("training", "attention", "logits", "carries", "intervene", "compare", "data"),
+}
+FIGURE = ".js-plotly-plot .main-svg"
+MILLISECONDS = 90_000
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=MILLISECONDS)
+
+Open = Callable[[str], Page]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """Where an explorer answers, with the shipped runs in a folder of its own."""
+    folder = tmp_path_factory.mktemp("explorer")
+    for name in PAGES:
+        shutil.copytree(ROOT / "checkpoints" / name, folder / name)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    program = "from interp_arith.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", program, "app", str(folder), "--port", str(port), "--no-browser"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        base = f"http://localhost:{port}"
+        wait_for(f"{base}/_stcore/health", server, folder / "log")
+        yield base
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
+    """Ask until the server answers."""
+    for _ in range(600):
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.wait(timeout=0.1)
+    raise AssertionError(f"no answer from {url}: {log.read_text()}")
+
+
+@pytest.fixture
+def opened(browser: Browser, address: str) -> Iterator[Open]:
+    """A page by its path; at the end, nothing was asked of another machine and no script failed."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(MILLISECONDS)
+    outside: list[str] = []
+    failed: list[str] = []
+    context.on("request", lambda r: outside.append(r.url) if leaves(r.url, address) else None)
+
+    def open_(path: str) -> Page:
+        tab = context.new_page()
+        tab.on("pageerror", lambda error: failed.append(str(error)))
+        tab.goto(f"{address}/{path}")
+        settled(tab)
+        return tab
+
+    yield open_
+    context.close()
+    assert outside == []
+    assert failed == []
+
+
+def leaves(url: str, address: str) -> bool:
+    here = (address, address.replace("http", "ws", 1), "data:", "blob:", "about:")
+    return not url.startswith(here)
+
+
+def settled(tab: Page) -> None:
+    """The script of the page has run to its end."""
+    tab.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+
+
+@pytest.mark.parametrize(("run", "name"), [(run, name) for run, names in PAGES.items() for name in names])
+def test_every_page_loads(opened, run, name):
+    tab = opened(f"{name}?run={run}")
+    assert tab.locator("[data-testid=stException]").count() == 0
+    assert tab.locator("[data-testid=stAlertContentError]").count() == 0
+    if name == "data":
+        expect(tab.locator("[data-testid=stDataFrame]").first).to_be_visible()
+    else:
+        expect(tab.locator(FIGURE).first).to_be_visible()
+
+
+def test_circuitsvis_paints(opened):
+    tab = opened(f"attention?run={ADDER}&q=45678%2B54322%3D")
+    frame = tab.frame_locator("iframe").first
+    expect(frame.get_by_text("Head selector")).to_be_visible()
+    picture = Image.open(io.BytesIO(tab.locator("iframe").first.screenshot())).convert("RGB")
+    colours = picture.getcolors(maxcolors=2**24)
+    assert colours is not None
+    strong = sum(count for count, (r, g, b) in colours if max(r, g, b) - min(r, g, b) > 60)
+    assert strong > 500
+
+
+def drawn(tab: Page, index: int = 0) -> str:
+    """What a figure shows, as JSON, once it is there."""
+    tab.wait_for_function("i => document.querySelectorAll('.js-plotly-plot')[i]?.data", arg=index)
+    return tab.evaluate(
+        "i => JSON.stringify(document.querySelectorAll('.js-plotly-plot')[i].data.map(t => [t.x, t.y, t.z]))",
+        index,
+    )
+
+
+def until_other(tab: Page, before: str, index: int = 0) -> str:
+    """What a figure shows once it shows something else."""
+    tab.wait_for_function(
+        "([i, old]) => { const p = document.querySelectorAll('.js-plotly-plot')[i]; return p && p.data && "
+        "JSON.stringify(p.data.map(t => [t.x, t.y, t.z])) !== old }",
+        arg=[index, before],
+    )
+    return drawn(tab, index)
+
+
+def test_the_slider_changes_the_figure_and_the_address_opens_it_again(opened):
+    tab = opened(f"logits?run={ADDER}&q=45678%2B54322%3D")
+    late = drawn(tab)
+    slider = tab.locator("[data-testid=stSidebar] [role=slider]")
+    slider.focus()
+    for _ in range(9):
+        slider.press("ArrowLeft")
+    early = until_other(tab, late)
+    settled(tab)
+    tab.wait_for_url("**step=**")
+    again = opened(tab.url.split("/", 3)[3])
+    assert tab.locator("[data-testid=stSidebar] [role=slider]").get_attribute(
+        "aria-valuetext"
+    ) == again.locator("[data-testid=stSidebar] [role=slider]").get_attribute("aria-valuetext")
+    settled(again)
+    assert drawn(again) == drawn(tab) != late
+    assert early != late
+
+
+def test_a_typed_question_changes_the_attention(opened):
+    tab = opened(f"attention?run={MODULAR}&q=3%2B4%3D")
+    before = drawn(tab)
+    box = tab.get_by_label("Question")
+    box.fill("50+60=")
+    box.press("Enter")
+    until_other(tab, before)
+    tab.wait_for_url("**q=50*")
+
+
+def test_switching_off_a_head_changes_the_logits(opened):
+    tab = opened(f"intervene?run={MODULAR}&q=3%2B4%3D")
+    before = drawn(tab, 1)
+    tab.get_by_label("Heads").click()
+    tab.get_by_role("option", name="0.0").click()
+    until_other(tab, before, 1)
+    assert drawn(tab, 0) == before
+
+
+def test_pages_keep_the_run_and_the_step(opened):
+    tab = opened(f"logits?run={ADDER}&step=1000")
+    tab.get_by_role("link", name="Attention").click()
+    tab.wait_for_url("**/attention**")
+    settled(tab)
+    assert "run=add-5d-msb-s1" in tab.url
+    assert "step=1000" in tab.url
+
+
+def test_nonsense_is_a_sentence(opened):
+    tab = opened(f"logits?run={ADDER}&q=%3Cb%3Ehello")
+    expect(tab.locator("[data-testid=stAlert]").first).to_contain_text("hello")
+    assert tab.locator("[data-testid=stException]").count() == 0
+
+
+def test_on_a_narrow_screen_nothing_is_cut_off(browser, address):
+    context = browser.new_context(viewport={"width": 400, "height": 800})
+    tab = context.new_page()
+    tab.goto(f"{address}/logits?run={ADDER}")
+    tab.wait_for_selector(FIGURE, timeout=MILLISECONDS)
+    wide = tab.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
+    assert wide <= 400
+    context.close()

@@ -1,0 +1,54 @@
+"""Figures of questions show what came in."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from interp_arith.figures.questions import RIGHT, WRONG, pair_grid, run_curves, weighed_tokens, with_cursor
+
+
+def weighed() -> pd.DataFrame:
+    rows = [
+        (1, "4", 5.0, 0.7, True, False),
+        (1, "5", 4.0, 0.2, False, True),
+        (1, "6", 1.0, 0.1, False, False),
+        (2, "7", 9.0, 1.0, True, True),
+    ]
+    return pd.DataFrame(rows, columns=["step", "token", "logit", "probability", "chosen", "right"])
+
+
+def test_every_step_has_a_panel_and_the_right_and_the_written_token_are_marked():
+    figure = weighed_tokens(weighed(), "title", shown=1)
+    first, second = figure.data
+    assert list(first.y) == ["▸4", "5 ✓"]
+    assert list(first.x) == [0.7, 0.2]
+    assert list(first.marker.color) == [WRONG, RIGHT]
+    assert list(second.y) == ["▸7 ✓"]
+    assert list(second.marker.color) == [RIGHT]
+    assert [note.text for note in figure.layout.annotations] == ["token 1", "token 2"]
+
+
+def test_a_grid_has_a_up_and_b_along():
+    values = xr.DataArray(np.arange(6).reshape(2, 3), coords={"a": [0, 1], "b": [0, 1, 2]})
+    (heat,) = pair_grid(values.T, "title", "logit").data
+    np.testing.assert_array_equal(heat.z, values)
+    with pytest.raises(ValueError, match=r"draws \(a, b\)"):
+        pair_grid(values.rename(a="c"), "", "")
+
+
+def test_runs_are_lines_on_one_axis_and_losses_are_logarithmic():
+    metrics = pd.DataFrame({"step": [0, 5, 9], "test_loss": [2.0, np.nan, 0.5]})
+    figure = run_curves(
+        {"one": metrics, "other": metrics.drop(columns="test_loss")}, "test_loss", "t", cursor=5
+    )
+    assert [list(line.x) for line in figure.data] == [[0, 9], []]
+    assert figure.layout.yaxis.type == "log"
+    assert figure.layout.yaxis.title.text == "test loss (nats)"
+    (cursor,) = figure.layout.shapes
+    assert cursor.x0 == cursor.x1 == 5
+
+
+def test_on_a_log_axis_the_cursor_of_step_0_stands_at_1():
+    figure = run_curves({}, "test_accuracy", "t").update_xaxes(type="log")
+    assert with_cursor(figure, 0).layout.shapes[0].x0 == 1
