@@ -17,8 +17,13 @@ def chart(figure: go.Figure, name: str, data: Data, key: str) -> None:
         data: that the figure shows.
         key: no other chart on the page has it.
     """
+    title = figure.layout.title.text or ""
+    st.markdown(f"**{title}**")
+    shown = go.Figure(figure).update_layout(
+        title_text=None, margin_t=max(30, (figure.layout.margin.t or 80) - 30)
+    )
     options = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "filename": name, "scale": 2}}
-    st.plotly_chart(figure, key=key, config=options)
+    st.plotly_chart(shown, key=key, config=options)
     with st.popover("Take away", type="tertiary"):
         st.caption("PNG: the camera in the chart's toolbar")
         st.download_button(

@@ -41,7 +41,7 @@ def draw(view: View) -> None:
         found,
         view.key("weighed"),
     )
-    st.caption("✓ the right token, ▸ the one that was written; green: right, orange: written and wrong")
+    st.caption("✓ the right token, ▸ the one that was written; the likeliest on top")
     if (columns := carries_of_question(asked)) is not None:
         st.markdown("**What truly happens in each column**")
         st.dataframe(columns, key=view.key("columns"))

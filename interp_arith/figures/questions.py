@@ -9,68 +9,66 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
-from plotly.subplots import make_subplots
 
 from interp_arith.figures.curves import OTHER_COLOURS, SET_COLOURS
 from interp_arith.figures.frequencies import COLOURS
-
-RIGHT, WRONG, OTHER = SET_COLOURS["val"], SET_COLOURS["test"], "#9aa0a6"
 
 
 def weighed_tokens(
     found: pd.DataFrame, title: str, shown: int = 5, template: str = "plotly_white"
 ) -> go.Figure:
-    """The likeliest tokens at every step of an answer: a panel a step, a bar a token, the right one green.
+    """The likeliest tokens at every step of an answer: a column a step, the likeliest on top, darker where likelier.
 
-    A token that was chosen and is wrong is orange; ✓ stands at the right one, ▸ at the chosen one.
+    ✓ stands at the right token, ▸ at the one that was written; they are always among those shown.
 
     Args:
         found: as one_question.next_tokens gives it.
         title: what is shown.
-        shown: bars of each step; the right token and the chosen one are always among them.
+        shown: rows; of the likeliest tokens.
         template: a plotly template.
     """
     steps = sorted(found["step"].unique())
-    figure = make_subplots(
-        1,
-        len(steps),
-        subplot_titles=[f"token {step}" for step in steps],
-        horizontal_spacing=0.38 / len(steps),
-    )
-    for index, step in enumerate(steps):
-        rows = found[found["step"] == step]
-        told = rows["right"] | rows["chosen"] | (np.arange(len(rows)) < shown)
-        kept = rows.loc[told].sort_values(by="probability", ascending=False)
-        rights, chosen = kept["right"].tolist(), kept["chosen"].tolist()
-        words = [
-            f"{'▸' if is_chosen else ''}{token}{' ✓' if is_right else ''}"
-            for token, is_right, is_chosen in zip(kept["token"], rights, chosen, strict=True)
+    columns = [_weighed(pd.DataFrame(found[found["step"] == step]), shown) for step in steps]
+    height = max(map(len, columns))
+    chances = np.full((height, len(steps)), np.nan)
+    words, logits = (np.full((height, len(steps)), "", dtype=object) for _ in range(2))
+    for at, rows in enumerate(columns):
+        chances[: len(rows), at] = rows["probability"]
+        logits[: len(rows), at] = [f"{logit:.3f}" for logit in rows["logit"]]
+        words[: len(rows), at] = [
+            f"{'▸' if chosen else ''}{token}{' ✓' if right else ''}"
+            for token, chosen, right in zip(rows["token"], rows["chosen"], rows["right"], strict=True)
         ]
-        figure.add_bar(
-            x=kept["probability"],
-            y=words,
-            customdata=kept["logit"],
-            orientation="h",
-            showlegend=False,
-            marker_color=[_colour(*marks) for marks in zip(rights, chosen, strict=True)],
-            hovertemplate="%{y}: probability %{x:.4f}, logit %{customdata:.3f}<extra></extra>",
-            row=1,
-            col=index + 1,
-        )
-    figure.update_xaxes(range=[0, 1.02], tickvals=[0, 1], title_standoff=2)
-    figure.update_xaxes(title_text="probability", col=(len(steps) + 1) // 2)
-    figure.update_yaxes(autorange="reversed", type="category", ticklabelstandoff=2)
+    figure = go.Figure(layout={"template": template})
+    figure.add_heatmap(
+        x=[str(step) for step in steps],
+        y=list(range(1, height + 1)),
+        z=chances,
+        text=words,
+        customdata=logits,
+        texttemplate="%{text}",
+        xgap=3,
+        ygap=3,
+        colorscale="Blues",
+        zmin=0,
+        zmax=1,
+        colorbar={"title": "probability", "title_side": "right", "thickness": 14},
+        hovertemplate="token %{x}: %{text}<br>probability %{z:.4f}, logit %{customdata}<extra></extra>",
+        hoverongaps=False,
+    )
+    figure.update_xaxes(title="token of the answer, as it is written", type="category", showgrid=False)
+    figure.update_yaxes(title="rank", autorange="reversed", tickvals=[*range(1, height + 1)], showgrid=False)
     return figure.update_layout(
         title={"text": title, "x": 0.0, "xref": "paper"},
-        template=template,
-        height=300,
-        margin={"l": 40, "r": 20, "t": 80, "b": 50},
-        bargap=0.25,
+        height=150 + 36 * height,
+        margin={"l": 50, "r": 20, "t": 60, "b": 50},
     )
 
 
-def _colour(right: bool, chosen: bool) -> str:
-    return RIGHT if right else WRONG if chosen else OTHER
+def _weighed(rows: pd.DataFrame, shown: int) -> pd.DataFrame:
+    """The candidates of one step that are shown, the likeliest first."""
+    told = rows["right"] | rows["chosen"] | (np.arange(len(rows)) < shown)
+    return pd.DataFrame(rows.loc[told]).sort_values(by="probability", ascending=False)
 
 
 def pair_grid(values: xr.DataArray, title: str, words: str, template: str = "plotly_white") -> go.Figure:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from interp_arith.figures.questions import RIGHT, WRONG, pair_grid, run_curves, weighed_tokens, with_cursor
+from interp_arith.figures.questions import pair_grid, run_curves, weighed_tokens, with_cursor
 
 
 def weighed() -> pd.DataFrame:
@@ -18,15 +18,14 @@ def weighed() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["step", "token", "logit", "probability", "chosen", "right"])
 
 
-def test_every_step_has_a_panel_and_the_right_and_the_written_token_are_marked():
-    figure = weighed_tokens(weighed(), "title", shown=1)
-    first, second = figure.data
-    assert list(first.y) == ["▸4", "5 ✓"]
-    assert list(first.x) == [0.7, 0.2]
-    assert list(first.marker.color) == [WRONG, RIGHT]
-    assert list(second.y) == ["▸7 ✓"]
-    assert list(second.marker.color) == [RIGHT]
-    assert [note.text for note in figure.layout.annotations] == ["token 1", "token 2"]
+def test_every_step_has_a_column_and_the_right_and_the_written_token_are_marked():
+    (heat,) = weighed_tokens(weighed(), "title", shown=1).data
+    assert list(heat.x) == ["1", "2"]
+    assert heat.text.tolist() == [["▸4", "▸7 ✓"], ["5 ✓", ""]]
+    np.testing.assert_array_equal(heat.z, [[0.7, 1.0], [0.2, np.nan]])
+    assert heat.customdata.tolist() == [["5.000", "9.000"], ["4.000", ""]]
+    (wider,) = weighed_tokens(weighed(), "title", shown=3).data
+    assert wider.text.tolist()[2] == ["6", ""]
 
 
 def test_a_grid_has_a_up_and_b_along():
