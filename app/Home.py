@@ -6,14 +6,10 @@ from interp_arith.commands.app import warm
 
 warm()  # before any page imports a part of it on another thread
 
+from charts import STYLE
 from state import choose, show
 from views import attention, carries, compare, data, fourier, intervene, logits, training
 
-STYLE = """<style>@media (max-width: 640px) {
-  [data-testid="stElementContainer"]:has([data-testid="stPlotlyChart"]) {overflow-x: auto}
-  [data-testid="stFullScreenFrame"]:has([data-testid="stPlotlyChart"]) {min-width: 640px}
-}</style>"""
-"""On a narrow screen a chart keeps a width at which it can be read, and is moved sideways."""
 PAGES = {
     "Training": training.draw,
     "Attention": attention.draw,

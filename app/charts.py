@@ -5,6 +5,12 @@ import plotly.graph_objects as go
 import streamlit as st
 import xarray as xr
 
+STYLE = """<style>@media (max-width: 640px) {
+  [data-testid="stElementContainer"]:has([data-testid="stPlotlyChart"]) {overflow-x: auto}
+  [data-testid="stFullScreenFrame"]:has([data-testid="stPlotlyChart"]) {min-width: 640px}
+}</style>"""
+"""On a narrow screen a chart keeps a width at which it can be read, and is moved sideways."""
+
 Data = pd.DataFrame | xr.DataArray | xr.Dataset
 
 

@@ -88,7 +88,7 @@ def settled(tab: Page) -> None:
 
 def move(tab: Page, to: str) -> float:
     """Seconds until the figures show another checkpoint."""
-    slider = tab.locator("[data-testid=stSidebar] [role=slider]")
+    slider = tab.locator("[data-testid=stSidebar]").get_by_role("slider")
     before = tab.evaluate(SHOWN)
     begun = time.perf_counter()
     slider.press(to)
@@ -102,7 +102,7 @@ def moves(browser: Browser, address: str, run: str, page: str) -> list[float]:
     tab = browser.new_page()
     tab.goto(f"{address}/{page}?run={run}")
     settled(tab)
-    tab.locator("[data-testid=stSidebar] [role=slider]").focus()
+    tab.locator("[data-testid=stSidebar]").get_by_role("slider").focus()
     taken = [move(tab, "ArrowLeft" if index < MOVES // 2 else "ArrowRight") for index in range(MOVES)]
     tab.close()
     return taken
@@ -120,13 +120,13 @@ def sessions(
         tabs.append(tab)
     for tab in tabs:
         settled(tab)
-        tab.locator("[data-testid=stSidebar] [role=slider]").focus()
+        tab.locator("[data-testid=stSidebar]").get_by_role("slider").focus()
     before = most = megabytes(server.pid)
     begun, moved = time.perf_counter(), 0
     while time.perf_counter() - begun < seconds:
         for tab in tabs:
             to = "ArrowLeft" if (moved // len(tabs)) % 16 < 8 else "ArrowRight"
-            tab.locator("[data-testid=stSidebar] [role=slider]").press(to)
+            tab.locator("[data-testid=stSidebar]").get_by_role("slider").press(to)
             moved += 1
             most = max(most, megabytes(server.pid))
     for tab in tabs:

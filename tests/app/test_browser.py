@@ -141,7 +141,7 @@ def until_other(tab: Page, before: str, index: int = 0) -> str:
 def test_the_slider_changes_the_figure_and_the_address_opens_it_again(opened):
     tab = opened(f"logits?run={ADDER}&q=45678%2B54322%3D")
     late = drawn(tab)
-    slider = tab.locator("[data-testid=stSidebar] [role=slider]")
+    slider = tab.locator("[data-testid=stSidebar]").get_by_role("slider")
     slider.focus()
     for _ in range(9):
         slider.press("ArrowLeft")
@@ -149,9 +149,10 @@ def test_the_slider_changes_the_figure_and_the_address_opens_it_again(opened):
     settled(tab)
     tab.wait_for_url("**step=**")
     again = opened(tab.url.split("/", 3)[3])
-    assert tab.locator("[data-testid=stSidebar] [role=slider]").get_attribute(
-        "aria-valuetext"
-    ) == again.locator("[data-testid=stSidebar] [role=slider]").get_attribute("aria-valuetext")
+    assert (
+        tab.locator("[data-testid=stSidebar]").get_by_role("slider").get_attribute("aria-valuetext")
+        == again.locator("[data-testid=stSidebar]").get_by_role("slider").input_value()
+    )
     settled(again)
     assert drawn(again) == drawn(tab) != late
     assert early != late
@@ -160,7 +161,7 @@ def test_the_slider_changes_the_figure_and_the_address_opens_it_again(opened):
 def test_a_typed_question_changes_the_attention(opened):
     tab = opened(f"attention?run={MODULAR}&q=3%2B4%3D")
     before = drawn(tab)
-    box = tab.get_by_label("Question")
+    box = tab.get_by_label("Question", exact=True)
     box.fill("50+60=")
     box.press("Enter")
     until_other(tab, before)
