@@ -200,7 +200,7 @@ def use_curves(
             figure.add_hline(y=height, line={"dash": "dash", "width": 1, "color": "#9aa0a6"}, **where)  # pyright: ignore[reportArgumentType]
     figure.update_xaxes(type="log", exponentformat="none", tickfont_size=10)
     figure.update_xaxes(title_text="step (updates)", title_font_size=12, row=rows)
-    figure.update_yaxes(range=[-0.03, 1.03])
+    figure.update_yaxes(range=[-0.03, 1.03]).update_yaxes(title_text="accuracy, share", col=1)
     figure.update_layout(_layout(title, template, 120 + 250 * rows))
     return figure.update_layout(legend={"orientation": "h", "y": -0.32 / rows, "x": 0}, margin_b=110)
 
