@@ -68,6 +68,7 @@ DRAWS_WITH_A_GENERATOR_PASSED_IN = {
     "models.transformer": {"torch.randn", "torch.multinomial", "torch.Generator"},
     "training.lanes": {"torch.Generator"},
     "interp.learning_coefficient": {"torch.randn", "torch.Generator"},
+    "interp.one_question": {"torch.Generator"},
     "generation": {"torch.Generator"},
 }
 """Outside tasks/sampling.py: weights, next tokens, walks, drawn from the generator that the caller gives or seeds."""

@@ -1,5 +1,6 @@
 """Open the explorer in a browser: training, attention, logits, frequencies, carries, interventions."""
 
+import importlib
 import os
 import socket
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from streamlit import config
+from streamlit.web import bootstrap
 
 from interp_arith.commands.parsing import parse
 from interp_arith.errors import RequestError
@@ -16,6 +19,7 @@ PORT = 8501
 _PACKAGE = Path(__file__).parent.parent
 HOMES = (_PACKAGE / "app" / "Home.py", _PACKAGE.parent / "app" / "Home.py")
 """Where the explorer lies: in a wheel, and in a clone."""
+_NEEDED = ("interp.one_question", "interp.switches", "report", "runs")
 _WARMING = threading.Lock()
 
 
@@ -67,9 +71,6 @@ def check_port(port: int, address: str) -> None:
 
 def serve(folder: Path, port: int, address: str, browser: bool) -> None:
     """Start the server and stay; what its pages need is imported meanwhile."""
-    from streamlit import config
-    from streamlit.web import bootstrap
-
     home = next((str(file) for file in HOMES if file.exists()), None)
     if home is None:
         raise RequestError("the explorer is not installed; install the wheel, or work in a clone")
@@ -94,7 +95,5 @@ def serve(folder: Path, port: int, address: str, browser: bool) -> None:
 def warm() -> None:
     """Import what pages need, once, whichever thread comes first: two that import at once would meet halves."""
     with _WARMING:
-        import interp_arith.interp.one_question
-        import interp_arith.interp.switches
-        import interp_arith.report
-        import interp_arith.runs  # noqa: F401
+        for name in _NEEDED:
+            importlib.import_module(f"interp_arith.{name}")
