@@ -4,6 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 import xarray as xr
+from state import plain
 
 STYLE = """<style>@media (max-width: 640px) {
   [data-testid="stElementContainer"]:has([data-testid="stPlotlyChart"]) {overflow-x: auto}
@@ -23,8 +24,7 @@ def chart(figure: go.Figure, name: str, data: Data, key: str) -> None:
         data: that the figure shows.
         key: no other chart on the page has it.
     """
-    title = figure.layout.title.text or ""
-    st.markdown(f"**{title}**")
+    st.markdown(f"**{plain(figure.layout.title.text)}**")
     shown = go.Figure(figure).update_layout(
         title_text=None, margin_t=max(30, (figure.layout.margin.t or 80) - 30)
     )

@@ -5,11 +5,13 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 import torch
 import xarray as xr
 
+from interp_arith.commands.app import FOLDER
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.files import DamagedFileError
 from interp_arith.generation import example_question
@@ -20,9 +22,12 @@ from interp_arith.run import SHIPPED, Run
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks.addition import Addition
 
-FOLDER = "INTERP_ARITH_RUNS"
-"""The environment variable that says which folder of runs is shown beside those that come along."""
-KNOWN = {"run", "step", "q", "with", "other_run", "other_step", "page_of", "temperature", "top_k", "feature"}
+IN_ADDRESS = {
+    *("run", "step", "q", "with", "metric", "other_run", "other_step", "page_of", "widget", "against"),
+    *("temperature", "top_k", "draw_seed", "neuron", "logit", "feature"),
+    *("heads_off", "mlps_off", "frequencies_off", "way", "scale", "source"),
+}
+"""Widgets whose values a link carries."""
 FOLLOW_SECONDS, PLAY_SECONDS = 5.0, 1.0
 Draw = Callable[["View"], None]
 
@@ -63,8 +68,13 @@ class View:
         return found
 
     def key(self, name: str) -> str:
-        """The key of a widget."""
+        """The key of a widget, or of a chart."""
         return f"{self.side}{name}"
+
+    def keyed(self, name: str) -> dict[str, Any]:
+        """Key and binding of a widget: its value is in the address, but for the sides of a comparison."""
+        assert name in IN_ADDRESS
+        return {"key": self.key(name), "bind": None if self.side else "query-params"}
 
     def applies(self, *names: str) -> bool:
         """Whether the measures of these names do."""
@@ -85,7 +95,7 @@ class View:
                 try:
                     taken = self.run.measure(missing, [self.step]).isel(step=0)
                 except RequestError as error:
-                    st.info(str(error))
+                    st.info(plain(str(error)))
                     return found
             found |= {str(name): taken[name] for name in taken.data_vars}
         return found
@@ -108,7 +118,7 @@ class View:
         try:
             return OneQuestion.of(self.run.task, typed)
         except RequestError as error:
-            st.warning(_plain(str(error)))
+            st.warning(plain(str(error)))
             return None
 
 
@@ -118,9 +128,9 @@ def choose() -> View | None:
     if not paths:
         st.error("There is no run here. Train one: `interp-arith train mod-add-113`, then reload this page.")
         return None
-    if strange := sorted(set(st.query_params) - KNOWN):
+    if strange := sorted(set(st.query_params) - IN_ADDRESS):
         st.toast(
-            f"The address has what this page does not know: {_plain(', '.join(strange))}; it is left aside."
+            f"The address has what this page does not know: {plain(', '.join(strange))}; it is left aside."
         )
     asked = st.session_state.get("run") or st.query_params.get("run")
     if asked not in paths:  # the address names the run from now on, whichever is the first tomorrow
@@ -138,15 +148,15 @@ def pick_step(name: str, path: Path, side: str) -> View | None:
             run = Run(path)
             steps = run.steps
         if not steps:
-            st.error(f"{_plain(name)} has no checkpoint yet (it is {run.status}).")
+            st.error(f"{plain(name)} has no checkpoint yet (it is {run.status}).")
             _follow(run)
             return None
     except (RequestError, WorkError, OSError, ValueError) as error:
-        st.error(f"{_plain(name)} cannot be read: {_plain(str(error))}")
+        st.error(f"{plain(name)} cannot be read: {plain(str(error))}")
         return None
     step = _slider(steps, side)
     if not side:
-        st.caption(f"{_plain(run.status)} · {len(steps)} checkpoints · {_plain(run.config.task.kind)}")
+        st.caption(f"{plain(run.status)} · {len(steps)} checkpoints · {plain(run.config.task.kind)}")
         _play(steps)
         _follow(run)
     return View(run, step, side)
@@ -166,19 +176,29 @@ def _slider(steps: list[int], side: str) -> int:
 
 
 def _play(steps: list[int]) -> None:
-    """A switch that moves the slider on, checkpoint by checkpoint, and stops at the last."""
-    if len(steps) > 1 and st.toggle("Play", key="play", help="moves through the checkpoints, one a second"):
+    """A switch that moves the slider on, checkpoint by checkpoint, to the last; from there, from the first."""
+    if len(steps) < 2:
+        return
+    at_end = st.session_state.get("step", steps[-1]) == steps[-1]
+
+    def begin() -> None:
+        if st.session_state["play"] and at_end:
+            st.session_state["next_step"] = steps[0]
+
+    label = "moves through the checkpoints, one a second, to the last"
+    if st.toggle("Play", key="play", help=label, on_change=begin):
         _moves_on(steps)
 
 
 @st.fragment(run_every=PLAY_SECONDS)
 def _moves_on(steps: list[int]) -> None:
-    at = steps.index(st.session_state["step"]) if st.session_state.get("step") in steps else len(steps) - 1
-    if "played" in st.session_state:  # the first call is the one that draws the page
-        st.session_state["next_step"] = steps[(at + 1) % len(steps)]
-        st.session_state.pop("played")
+    now = st.session_state.get("step", steps[-1])
+    if st.session_state.pop("drawn", None) == now:  # the first call is the one that draws the page
+        if now == steps[-1]:
+            return
+        st.session_state["next_step"] = next(step for step in steps if step > now)
         st.rerun()
-    st.session_state["played"] = True
+    st.session_state["drawn"] = now
 
 
 def _follow(run: Run) -> None:
@@ -215,10 +235,10 @@ def show(draw: Draw, view: View | None) -> None:
             warnings.simplefilter("ignore")
             draw(view)
     except (RequestError, WorkError, DamagedFileError) as error:
-        st.error(_plain(str(error)))
+        st.error(plain(str(error)))
     except FileNotFoundError as error:
         st.error(
-            f"{_plain(view.run.name)} is gone, or a part of it: {_plain(str(error.filename))}. Choose another run."
+            f"{plain(view.run.name)} is gone, or a part of it: {plain(str(error.filename))}. Choose another run."
         )
 
 
@@ -242,7 +262,7 @@ def draws(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text as it stands, where Streamlit would read Markdown."""
     for sign in "\\`*_{}[]()<>#$|~:":
         text = text.replace(sign, "\\" + sign)
@@ -258,7 +278,9 @@ def _stamp(run: Run) -> str:
     return f"{len(run.steps)} {newest}"
 
 
-@st.cache_resource(max_entries=40, show_spinner=False)
+@st.cache_resource(
+    max_entries=12, show_spinner=False, scope="session"
+)  # hooks of one session are not another's
 def _model(path: str, step: int, sha256: str) -> ArithmeticTransformer:
     return Run(path).model(step)
 

@@ -4,7 +4,7 @@ import circuitsvis as cv
 import streamlit as st
 import torch
 from charts import chart
-from state import View, _model
+from state import View
 
 from interp_arith.figures.adders import place_maps
 from interp_arith.interp.one_question import attention_to_tokens
@@ -19,7 +19,11 @@ def draw(view: View) -> None:
     heads = [str(head) for head in found["head"].to_numpy()]
     if not view.side:
         kind = st.segmented_control(
-            "Widget", ["patterns", "heads", "none"], default="patterns", key="widget", help="of CircuitsVis"
+            "Widget",
+            ["patterns", "heads", "none"],
+            default="patterns",
+            help="of CircuitsVis",
+            **view.keyed("widget"),
         )
         if kind in ("patterns", "heads"):
             st.iframe(
@@ -43,8 +47,8 @@ def _against(view: View, asked, found, maps) -> None:
     if len(steps) < 2 or view.side:
         return
     st.subheader("Against another checkpoint")
-    other = st.select_slider("The other step", steps, value=steps[0], key="against")
-    before = attention_to_tokens(_model(str(view.run.path), other, view.run.checkpoint(other).sha256), asked)
+    other = st.select_slider("The other step", steps, value=steps[0], **view.keyed("against"))
+    before = attention_to_tokens(View(view.run, other).model, asked)
     left, right = st.columns(2)
     with left:
         chart(

@@ -2,7 +2,7 @@
 
 import streamlit as st
 from charts import chart
-from state import View, take_over_steps
+from state import View, plain, take_over_steps
 
 from interp_arith.errors import RequestError
 from interp_arith.figures.adders import place_maps, use_curves
@@ -99,14 +99,14 @@ def _probes(view: View) -> None:
                 try:
                     view.run.measure(PROBES, [view.step])
                 except RequestError as error:
-                    st.info(str(error))
+                    st.info(plain(str(error)))
                     return
             st.rerun()
         return
     found = there["probe_accuracy"]
     features = [str(name) for name in found["feature"].to_numpy()]
     start = next((i for i, name in enumerate(features) if name in ("carry_in", "borrow_in")), 0)
-    feature = st.selectbox("Feature", features, index=start, key=view.key("feature"))
+    feature = st.selectbox("Feature", features, index=start, **view.keyed("feature"))
     values = found.sel(feature=feature)
     values = values.isel(column=values.notnull().any(["hook", "pos"]).to_numpy()).rename("balanced accuracy")
     names = view.run.task.position_names if view.run.task.padded else None

@@ -1,7 +1,7 @@
 """Two runs, or two checkpoints of one, side by side."""
 
 import streamlit as st
-from state import View, pick_step, run_paths, show
+from state import View, pick_step, plain, run_paths, show
 
 from views import attention, carries, data, fourier, intervene, logits, training
 
@@ -34,5 +34,5 @@ def draw(view: View) -> None:
     left, right = st.columns(2)
     for where, each, side in ((left, view, "left "), (right, other, "right ")):
         with where:
-            st.markdown(f"##### {each.run.name}, step {each.step:,}")
+            st.markdown(f"##### {plain(each.run.name)}, step {each.step:,}")
             show(PAGES[what], View(each.run, each.step, side))

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import streamlit as st
-from state import View
+from state import View, plain
 
 from interp_arith.generation import rows_of_question
 
@@ -13,7 +13,7 @@ def draw(view: View) -> None:
     if asked is None:
         return
     rows = pd.DataFrame(rows_of_question(view.run.task, [asked.text], view.run.config.model.positions))
-    st.markdown(f"**{asked.text}** right answer {view.run.task.answer([asked.text])[0]}")
+    st.markdown(f"**{plain(asked.text)}** right answer {view.run.task.answer([asked.text])[0]}")
     st.dataframe(rows, hide_index=True, key=view.key("rows"), height=38 * (len(rows) + 1))
     st.caption("target: what is to be predicted there; loss: whether training counts it")
     st.download_button(

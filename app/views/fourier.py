@@ -65,7 +65,7 @@ def _neurons(view: View, found) -> None:
         return
     st.subheader("Neuron by neuron")
     most = config.d_mlp - 1
-    neuron = int(st.number_input(f"Neuron, 0 to {most}", 0, most, 0, key=view.key("neuron")))
+    neuron = int(st.number_input(f"Neuron, 0 to {most}", 0, most, 0, **view.keyed("neuron")))
     block = config.n_layers - 1
     grid = over_grid_of_pairs(view.model, view.run.task, f"blocks.{block}.mlp.hook_post", neuron)
     tuned = found.get("neuron_frequencies")
@@ -87,7 +87,7 @@ def _logits(view: View) -> None:
     """One answer's logit over all questions."""
     st.subheader("Logits over a and b")
     most = view.run.task.d_vocab_out - 1
-    token = int(st.number_input(f"Answer, 0 to {most}", 0, most, 0, key=view.key("logit")))
+    token = int(st.number_input(f"Answer, 0 to {most}", 0, most, 0, **view.keyed("logit")))
     grid = over_grid_of_pairs(view.model, view.run.task, "logits", token)
     chart(
         pair_grid(grid, f"logit of the answer {token}", "logit"),

@@ -2,7 +2,7 @@
 
 import streamlit as st
 from charts import chart
-from state import View
+from state import View, plain
 
 from interp_arith.errors import RequestError
 from interp_arith.figures.questions import weighed_tokens
@@ -48,26 +48,26 @@ def _switches(view: View, asked: OneQuestion) -> tuple[Switches | None, object]:
     heads = [(block, head) for block in range(config.n_layers) for head in range(config.n_heads)]
     first, second, third = st.columns(3)
     chosen = first.multiselect(
-        "Heads", heads, format_func=lambda head: f"{head[0]}.{head[1]}", key=view.key("heads off")
+        "Heads", heads, format_func=lambda head: f"{head[0]}.{head[1]}", **view.keyed("heads_off")
     )
     mlps, neurons = [], []
     if not config.attention_only:
-        mlps = second.multiselect("MLPs (blocks)", list(range(config.n_layers)), key=view.key("mlps off"))
+        mlps = second.multiselect("MLPs (blocks)", list(range(config.n_layers)), **view.keyed("mlps_off"))
         neurons = _neurons(view, second)
-    way = third.radio("They are", list(WAYS), format_func=WAYS.get, key=view.key("way"))
-    scale = third.slider("Attention scores ×", 0.0, 3.0, 1.0, 0.1, key=view.key("scale"))
+    way = third.radio("They are", list(WAYS), format_func=WAYS.get, **view.keyed("way"))
+    scale = third.slider("Attention scores ×", 0.0, 3.0, 1.0, 0.1, **view.keyed("scale"))
     switches = Switches(tuple(chosen), tuple(mlps), tuple(neurons), scale, way)
     if way == "mean":
         return switches, held_out_examples(view.run.task, 300).tokens
     if way == "patch":
-        typed = st.text_input("The other question", key=view.key("source"), placeholder="of the same length")
+        typed = st.text_input("The other question", placeholder="of the same length", **view.keyed("source"))
         try:
             source = OneQuestion.of(view.run.task, typed.strip() or asked.text)
         except RequestError as error:
-            st.warning(str(error).replace("`", ""))
+            st.warning(plain(str(error)))
             return None, None
         if source.examples.tokens.shape != asked.examples.tokens.shape:
-            st.warning(f"{source.text} is not as long as {asked.text}; positions would not match")
+            st.warning(plain(f"{source.text} is not as long as {asked.text}; positions would not match"))
             return None, None
         return switches, source.examples.tokens
     return switches, None
@@ -86,7 +86,7 @@ def _neurons(view: View, where) -> list[tuple[int, int]]:
         "Neurons of frequency",
         list(counts),
         format_func=lambda k: f"{k} ({counts[k]} neurons)",
-        key=view.key("frequencies off"),
+        **view.keyed("frequencies_off"),
     )
     block = view.run.config.model.n_layers - 1
     return [(block, index) for index, value in enumerate(values.tolist()) if value in chosen]

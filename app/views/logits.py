@@ -2,7 +2,7 @@
 
 import streamlit as st
 from charts import chart
-from state import View, draws
+from state import View, draws, plain
 
 from interp_arith.figures.adders import place_maps
 from interp_arith.figures.questions import weighed_tokens
@@ -23,18 +23,19 @@ def draw(view: View) -> None:
     if not view.side:
         first, second, third = st.columns(3)
         temperature = first.slider(
-            "Temperature (0: the likeliest)", 0.0, 2.0, 0.0, 0.1, key="temperature", bind="query-params"
+            "Temperature (0: the likeliest)", 0.0, 2.0, 0.0, 0.1, **view.keyed("temperature")
         )
         most = view.run.task.d_vocab_out
         top_k = second.number_input(
-            f"Among the k likeliest, 1 to {most} (empty: all)", 1, most, None, key="top_k"
+            f"Among the k likeliest, 1 to {most} (empty: all)", 1, most, None, **view.keyed("top_k")
         )
-        seed = int(third.number_input("Seed of the draws", 0, 2**31 - 1, 0, key="draw_seed"))
+        seed = int(third.number_input("Seed of the draws", 0, 2**31 - 1, 0, **view.keyed("draw_seed")))
     found = next_tokens(view.model, asked, temperature, None if top_k is None else int(top_k), draws(seed))
     chosen = found[found["chosen"]]
     right = str(view.run.task.answer([asked.text])[0])
     verdict = "right" if chosen["right"].all() else f"wrong; it is **{right}**"
-    st.markdown(f"**{asked.text}** {' '.join(chosen['token'])} as it is written: {verdict}")
+    written = plain(" ".join(chosen["token"]))
+    st.markdown(f"**{plain(asked.text)}** {written} as it is written: {verdict}")
     chart(
         weighed_tokens(found, f"what is weighed at every token, step {view.step:,}"),
         f"{view.run.name}-logits",

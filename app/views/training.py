@@ -40,9 +40,7 @@ def _progress(view: View) -> None:
     needed = [name for name in LOSSES if view.applies(name)]
     if any(name not in kept or kept[name].sizes["step"] < len(view.run.steps) for name in needed):
         st.info("These are not kept in the run for every checkpoint yet.")
-        take_over_steps(
-            view, [name for name in LOSSES if view.applies(name)], "Take them (seconds a checkpoint)"
-        )
+        take_over_steps(view, needed, "Take them (seconds a checkpoint)")
         return
     whole = xr.Dataset(kept)
     restricted = whole["restricted_loss"].sel(variant="sum", split="all", drop=True)
@@ -72,11 +70,13 @@ def _beside(view: View) -> None:
     st.subheader("Several runs")
     paths = run_paths()
     others = st.multiselect(
-        "Beside it", [name for name in paths if name != view.run.name], key="with", bind="query-params"
+        "Beside it", [name for name in paths if name != view.run.name], **view.keyed("with")
     )
     found = {view.run.name: view.run.metrics} | {name: Run(paths[name]).metrics for name in others}
     names = [c for c in view.run.metrics.columns if c.endswith(("_loss", "_accuracy", "_exact_match"))]
-    metric = st.selectbox("Metric", names, index=names.index("test_loss") if "test_loss" in names else 0)
+    metric = st.selectbox(
+        "Metric", names, index=names.index("test_loss") if "test_loss" in names else 0, **view.keyed("metric")
+    )
     figure = run_curves(found, metric, metric.replace("_", " "), view.step)
     rows = [frame[["step", metric]].assign(run=name) for name, frame in found.items() if metric in frame]
     chart(figure, f"{metric}-of-runs", pd.concat(rows), view.key("runs"))

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from streamlit import config
 from streamlit.web import bootstrap
 
 from interp_arith.commands.parsing import parse
 from interp_arith.errors import RequestError
 
 PORT = 8501
+FOLDER = "INTERP_ARITH_RUNS"
+"""The environment variable that tells the pages which folder of runs is shown beside those that come along."""
 _PACKAGE = Path(__file__).parent.parent
 HOMES = (_PACKAGE / "app" / "Home.py", _PACKAGE.parent / "app" / "Home.py")
 """Where the explorer lies: in a wheel, and in a clone."""
@@ -74,7 +75,7 @@ def serve(folder: Path, port: int, address: str, browser: bool) -> None:
     home = next((str(file) for file in HOMES if file.exists()), None)
     if home is None:
         raise RequestError("the explorer is not installed; install the wheel, or work in a clone")
-    os.environ["INTERP_ARITH_RUNS"] = str(folder)
+    os.environ[FOLDER] = str(folder)
     threading.Thread(target=warm, daemon=True).start()
     options = {
         "server.port": port,
@@ -85,8 +86,6 @@ def serve(folder: Path, port: int, address: str, browser: bool) -> None:
         "client.toolbarMode": "viewer",
         "client.showErrorDetails": "none",
     }
-    for name, value in options.items():
-        config.set_option(name, value)
     print(f"explorer of {folder} and the runs that come along; Ctrl+C ends it", file=sys.stderr)
     bootstrap.load_config_options({name.replace(".", "_"): value for name, value in options.items()})
     bootstrap.run(home, is_hello=False, args=[], flag_options={})

@@ -1,6 +1,7 @@
 """The explorer in Chromium, as `interp-arith app` starts it: it paints, answers, and nothing leaves the machine."""
 
 import io
+import json
 import os
 import shutil
 import socket
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
+
+from interp_arith.storage import RunDirectory
 
 ROOT = Path(__file__).parent.parent.parent
 MODULAR, ADDER = "mod-113-canonical-s0", "add-5d-msb-s1"
@@ -30,11 +33,30 @@ Open = Callable[[str], Page]
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory) -> Iterator[str]:
-    """Where an explorer answers, with the shipped runs in a folder of its own."""
+def folder(tmp_path_factory) -> Path:
+    """The shipped runs, in a folder of their own."""
     folder = tmp_path_factory.mktemp("explorer")
     for name in PAGES:
         shutil.copytree(ROOT / "checkpoints" / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def growing(folder) -> Iterator[Path]:
+    """A run that is training, one checkpoint before its end."""
+    path = Path(shutil.copytree(folder / ADDER, folder / "still-training"))
+    info = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(info | {"status": "running"}))
+    lines = (path / "checkpoints.jsonl").read_text().splitlines(keepends=True)
+    (path / "checkpoints.jsonl").write_text("".join(lines[:-1]))
+    with RunDirectory(path).lock():  # somebody writes it
+        yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def address(folder) -> Iterator[str]:
+    """Where an explorer answers."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -162,8 +184,9 @@ def test_a_typed_question_changes_the_attention(opened):
     box = tab.get_by_label("Question", exact=True)
     box.fill("50+60=")
     box.press("Enter")
-    until_other(tab, before)
+    assert until_other(tab, before) != before
     tab.wait_for_url("**q=50*")
+    assert "q=50%2B60" in tab.url
 
 
 def test_switching_off_a_head_changes_the_logits(opened):
@@ -198,3 +221,25 @@ def test_on_a_narrow_screen_nothing_is_cut_off(browser, address):
     wide = tab.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
     assert wide <= 400
     context.close()
+
+
+def test_play_goes_from_the_first_checkpoint_on(opened):
+    tab = opened(f"data?run={ADDER}")
+    slider = tab.locator("[data-testid=stSidebar]").get_by_role("slider")
+    assert slider.get_attribute("aria-valuetext") == "10000"
+    tab.get_by_text("Play", exact=True).click()
+    for step in ("0", "1", "2", "4"):
+        expect(slider).to_have_attribute("aria-valuetext", step)
+
+
+def test_a_link_opens_a_switched_off_head(opened):
+    tab = opened(f"intervene?run={MODULAR}&q=3%2B4%3D&heads_off=0.0")
+    assert drawn(tab, 1) != drawn(tab, 0)
+
+
+def test_a_run_that_trains_is_followed(opened, address, growing):
+    tab = opened(f"data?run={growing.name}")
+    expect(tab.get_by_text("20 checkpoints")).to_be_visible()
+    lines = (ROOT / "checkpoints" / ADDER / "checkpoints.jsonl").read_text()
+    (growing / "checkpoints.jsonl").write_text(lines)
+    expect(tab.get_by_text("21 checkpoints")).to_be_visible()

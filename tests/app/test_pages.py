@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from interp_arith.commands.app import FOLDER
+
 ROOT = Path(__file__).parent.parent.parent
 APP = ROOT / "app"
 MODULAR, ADDER = "mod-113-canonical-s0", "add-5d-msb-s1"
@@ -30,7 +32,7 @@ def runs(tmp_path_factory) -> Path:
 @pytest.fixture
 def page(runs, monkeypatch):
     """A page as it is drawn first, by its name and address."""
-    monkeypatch.setenv("INTERP_ARITH_RUNS", str(runs))
+    monkeypatch.setenv(FOLDER, str(runs))
     monkeypatch.syspath_prepend(str(APP))
 
     def opened(name: str, **address: str) -> AppTest:
@@ -46,7 +48,7 @@ def page(runs, monkeypatch):
 
 def said(test: AppTest) -> str:
     kinds = (test.error, test.warning, test.info, test.markdown, test.caption)
-    return " ".join(element.value for elements in kinds for element in elements)
+    return " ".join(read(element) for elements in kinds for element in elements)
 
 
 def figures(test: AppTest) -> list[dict]:
@@ -54,8 +56,13 @@ def figures(test: AppTest) -> list[dict]:
 
 
 def titles(test: AppTest) -> list[str]:
-    """What stands above figures."""
-    return [element.value for element in test.markdown if element.value.startswith("**")]
+    """What stands above figures, as it is read."""
+    return [read(element) for element in test.markdown if element.value.startswith("**")]
+
+
+def read(element) -> str:
+    """Text without the backslashes that keep it from being Markdown."""
+    return element.value.replace("\\", "")
 
 
 @pytest.mark.parametrize(("run", "name"), [(run, name) for run, names in PAGES.items() for name in names])
@@ -64,7 +71,7 @@ def test_every_page_is_drawn(page, run, name):
     assert not test.exception
     assert not test.error
     assert not test.warning
-    assert len(figures(test)) >= (0 if name == "data" else 2)
+    assert len(test.dataframe if name == "data" else figures(test)) >= (1 if name == "data" else 2)
 
 
 def test_pages_that_say_nothing_of_a_task_are_left_out(page, runs):
@@ -112,7 +119,7 @@ def test_switching_off_a_head_changes_the_answer_and_the_scores(page):
     assert "(right)" in titles(test)[0]
     untouched = test.dataframe[0].value
     assert (untouched["untouched"] == untouched["changed"]).all()
-    test.multiselect(key="heads off").set_value([(0, 1)]).run()
+    test.multiselect(key="heads_off").set_value([(0, 1)]).run()
     assert not test.exception
     assert "(wrong)" in titles(test)[1]
     changed = test.dataframe[0].value
@@ -123,7 +130,7 @@ def test_switching_off_a_head_changes_the_answer_and_the_scores(page):
 def test_a_patch_from_another_question_needs_one_of_the_same_length(page):
     test = page("intervene", run=MODULAR, q="3+4=")
     test.radio(key="way").set_value("patch").run()
-    test.multiselect(key="mlps off").set_value([0]).run()
+    test.multiselect(key="mlps_off").set_value([0]).run()
     assert "(right)" in titles(test)[1]  # the question patched with itself
     test.text_input(key="source").set_value("50+60=").run()
     assert not test.exception
@@ -133,7 +140,7 @@ def test_a_patch_from_another_question_needs_one_of_the_same_length(page):
 def test_neurons_of_a_frequency_can_be_switched_off(page):
     test = page("intervene", run=MODULAR)
     key = 17  # one of those that the run adds by
-    test.multiselect(key="frequencies off").set_value([key]).run()
+    test.multiselect(key="frequencies_off").set_value([key]).run()
     assert not test.exception
     scores = test.dataframe[0].value
     assert scores["changed"].item() < scores["untouched"].item()
@@ -156,7 +163,9 @@ def test_an_address_with_unknown_keys_opens_all_the_same(page):
 def test_an_address_cannot_leave_the_folder(page):
     test = page("data", run="../../etc")
     assert not test.exception
-    assert test.selectbox(key="run").value in test.selectbox(key="run").options
+    picker = test.selectbox(key="run")
+    assert picker.value == picker.options[0]
+    assert ".." not in "".join(picker.options)
 
 
 def broken(runs: Path, name: str) -> Path:
@@ -182,6 +191,7 @@ def test_a_run_without_checkpoints_a_damaged_one_and_one_that_is_gone_are_senten
         shutil.rmtree(damaged)
         test.run()
         assert not test.exception
+        assert test.selectbox(key="run").value != "z-damaged"
     finally:
         for path in runs.glob("z-*"):
             shutil.rmtree(path)
@@ -191,7 +201,30 @@ def test_without_any_run_it_says_how_to_train_one(page, monkeypatch, tmp_path):
     import state
 
     monkeypatch.setattr(state, "SHIPPED", tmp_path / "none")
-    monkeypatch.setenv("INTERP_ARITH_RUNS", str(tmp_path))
+    monkeypatch.setenv(FOLDER, str(tmp_path))
     assert state.run_paths() == {}
     (tmp_path / "outside").symlink_to(ROOT / "checkpoints" / ADDER)
     assert state.run_paths() == {}
+
+
+def test_what_is_chosen_on_a_page_is_opened_again_by_its_address(page):
+    test = page(
+        "intervene", run=ADDER, q="45678+54322=", way="held at its mean", scale="1.5", heads_off="0.1"
+    )
+    assert test.radio(key="way").value == "mean"
+    assert test.slider(key="scale").value == 1.5
+    assert test.multiselect(key="heads_off").value == [(0, 1)]
+    assert page("fourier", run=MODULAR, neuron="7").number_input(key="neuron").value == 7
+
+
+def test_labels_are_shown_as_they_stand(page):
+    import state
+
+    assert state.plain("2*3= **x** `y` <b>") == "2\\*3= \\*\\*x\\*\\* \\`y\\` \\<b\\>"
+
+
+def test_two_sessions_have_models_of_their_own(page, runs):
+    first = page("intervene", run=MODULAR, heads_off="0.0")
+    second = page("intervene", run=MODULAR)
+    scores = [test.dataframe[0].value["changed"].item() for test in (first, second)]
+    assert scores[0] < scores[1] == 1
