@@ -1,34 +1,35 @@
 """The explorer: one run, one checkpoint, and a page for every way to look at it."""
 
+import importlib
+import threading
+from functools import partial
+
 import streamlit as st
 
-from interp_arith.commands.app import warm
+from interp_arith.commands.app import FIRST_PAGE, warm
 
-warm()  # before any page imports a part of it on another thread
+warm(FIRST_PAGE)  # before a page imports a part of it on another thread
 
 from charts import STYLE
-from state import choose, show
-from views import attention, carries, compare, data, fourier, intervene, logits, training
+from state import View, choose, show
 
-PAGES = {
-    "Training": training.draw,
-    "Attention": attention.draw,
-    "Logits": logits.draw,
-    "Fourier": fourier.draw,
-    "Carries": carries.draw,
-    "Intervene": intervene.draw,
-    "Compare": compare.draw,
-    "Data": data.draw,
-}
+TITLES = ("Training", "Attention", "Logits", "Fourier", "Carries", "Intervene", "Compare", "Data")
+
+
+def draw(title: str, view: View | None) -> None:
+    """A page. The first comes before the imports of all others, which then follow in the background."""
+    if title != TITLES[0]:
+        warm()
+    show(importlib.import_module(f"views.{title.lower()}").draw, view)
+    threading.Thread(target=warm, daemon=True).start()
+
 
 st.set_page_config(page_title="interp_arith", page_icon="➕", layout="wide")
 st.html(STYLE)
 view = choose()
 pages = [
-    st.Page(
-        lambda draw=draw: show(draw, view), title=title, url_path=title.lower(), default=title == "Training"
-    )
-    for title, draw in PAGES.items()
+    st.Page(partial(draw, title, view), title=title, url_path=title.lower(), default=title == TITLES[0])
+    for title in TITLES
     if view is None or title not in view.left_out
 ]
 st.navigation(pages, position="top").run()

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 import torch
@@ -17,10 +17,12 @@ from interp_arith.files import DamagedFileError
 from interp_arith.generation import example_question
 from interp_arith.interp.measures import MEASURES
 from interp_arith.interp.one_question import OneQuestion
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.run import SHIPPED, Run
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks.addition import Addition
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 IN_ADDRESS = {
     *("run", "step", "q", "with", "metric", "other_run", "other_step", "page_of", "widget", "against"),
@@ -47,7 +49,7 @@ class View:
     side: str = ""
 
     @property
-    def model(self) -> ArithmeticTransformer:
+    def model(self) -> "ArithmeticTransformer":
         """The model at the checkpoint."""
         return _model(str(self.run.path), self.step, self.run.checkpoint(self.step).sha256)
 
@@ -281,7 +283,7 @@ def _stamp(run: Run) -> str:
 @st.cache_resource(
     max_entries=12, show_spinner=False, scope="session"
 )  # hooks of one session are not another's
-def _model(path: str, step: int, sha256: str) -> ArithmeticTransformer:
+def _model(path: str, step: int, sha256: str) -> "ArithmeticTransformer":
     return Run(path).model(step)
 
 

@@ -6,16 +6,20 @@ key frequencies and the split. Where one of them has changed, so has the number.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from torch import Tensor
 
 from interp_arith.interp.base import Measure
-from interp_arith.interp.trajectory import measure_steps
-from interp_arith.models.transformer import ArithmeticTransformer
+from interp_arith.interp.measures import MEASURES
+from interp_arith.interp.trajectory import fixed_keys, measure_steps
 from interp_arith.storage import Checkpoint, RunDirectory
 from interp_arith.tasks.base import SampledTask, Task
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 CHECKPOINT = "checkpoint"
 """The coordinate that holds the hash of each step's weights."""
@@ -43,10 +47,32 @@ def rests_on(measure: Measure, task: Task, keys: Sequence[int] | None) -> dict[s
     return said
 
 
+def fixed_keys_of(
+    directory: RunDirectory, last: Checkpoint, task: Task, model: Callable[[], "ArithmeticTransformer"]
+) -> tuple[int, ...] | None:
+    """The key frequencies of a trajectory, as they are kept, else from its last model: see fixed_keys."""
+    said = directory.read_keys()
+    if said == _described(last, said.get("keys")):
+        return None if said["keys"] is None else tuple(said["keys"])
+    return fixed_keys(model(), task)
+
+
+def keep_keys(directory: RunDirectory, last: Checkpoint, keys: Sequence[int] | None) -> None:
+    """Write the key frequencies down, so that the next reader needs no model; nothing where they are written."""
+    said = _described(last, None if keys is None else list(keys))
+    if said != directory.read_keys():
+        directory.write_keys(said)
+
+
+def _described(last: Checkpoint, keys: Sequence[int] | None) -> dict[str, Any]:
+    """Key frequencies, with what decides them: the last weights, and how they are found."""
+    return {"sha256": last.sha256, "version": MEASURES["key_frequencies"].version, "keys": keys}
+
+
 def measure_checkpoints(
     directory: RunDirectory,
     checkpoints: Sequence[Checkpoint],
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     weights_of: Callable[[Checkpoint], Mapping[str, Tensor] | None],
     task: Task,
     measures: Sequence[Measure],
@@ -101,10 +127,10 @@ def kept_measures(
 
 def _models(
     checkpoints: Sequence[Checkpoint],
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     weights_of: Callable[[Checkpoint], Mapping[str, Tensor] | None],
     hashes: dict[int, str],
-) -> Iterator[tuple[int, ArithmeticTransformer]]:
+) -> Iterator[tuple[int, "ArithmeticTransformer"]]:
     """The model at each checkpoint whose weights are whole; their hashes are noted."""
     for checkpoint in checkpoints:
         weights = weights_of(checkpoint)

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -27,14 +27,16 @@ from interp_arith.interp.activations import (
     passages,
     take,
 )
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.storage import Checkpoint, RunDirectory
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 IN_MEMORY = 2**28
 """Bytes up to which activations are held in memory rather than kept in the run."""
 _MEMORY_SHARE = 0.8  # of the machine's: more than that is no request for memory
 
-ModelOf = Callable[[Checkpoint], ArithmeticTransformer]
+ModelOf = Callable[[Checkpoint], "ArithmeticTransformer"]
 
 
 def take_activations(

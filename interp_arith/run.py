@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from interp_arith import models
 from interp_arith.errors import RequestError, WorkError, unknown
 from interp_arith.evaluation.asking import with_digits_of
 from interp_arith.evaluation.decoding import greedy_answers
@@ -21,10 +22,8 @@ from interp_arith.interp.activations import MODEL, Asked, Upto
 from interp_arith.interp.base import Measure
 from interp_arith.interp.measures import MEASURES
 from interp_arith.interp.phases import phases
-from interp_arith.interp.trajectory import fixed_keys
-from interp_arith.kept import kept_measures, measure_checkpoints
+from interp_arith.kept import fixed_keys_of, keep_keys, kept_measures, measure_checkpoints
 from interp_arith.kept_activations import IN_MEMORY, take_activations
-from interp_arith.models.transformer import ArithmeticTransformer, build_model
 from interp_arith.run_card import run_card
 from interp_arith.storage import Checkpoint, RunDirectory
 from interp_arith.tasks.addition import Addition
@@ -32,6 +31,9 @@ from interp_arith.tasks.base import Questions, Task
 from interp_arith.tasks.pairs import PairTask
 from interp_arith.training.config import RunConfig
 from interp_arith.training.machine import pick_device
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 Step = int | Literal["last", "best"]
 _HERE = Path(__file__).parent
@@ -153,13 +155,13 @@ class Run:
                 warnings.warn(f"{error}; the checkpoint before it is used", stacklevel=3)
         raise DamagedFileError(f"{self.path}: every checkpoint is damaged")
 
-    def model(self, step: Step = "last", device: str | torch.device = "cpu") -> ArithmeticTransformer:
+    def model(self, step: Step = "last", device: str | torch.device = "cpu") -> "ArithmeticTransformer":
         """The model of a step, in eval mode."""
         return self.model_of(self.weights(step)).to(device, print_details=False)
 
-    def model_of(self, weights: dict[str, Tensor]) -> ArithmeticTransformer:
+    def model_of(self, weights: dict[str, Tensor]) -> "ArithmeticTransformer":
         """The run's model with these weights, in eval mode."""
-        model = build_model(self.config.model, self.task)
+        model = models.build_model(self.config.model, self.task)
         model.load_state_dict(weights)
         return model.eval()
 
@@ -237,7 +239,8 @@ class Run:
         """
         chosen = MEASURES.chosen(names, self.task, self.config.model)
         on_keys = any("keys" in m.rests_on for m in chosen)
-        keys = fixed_keys(self.model(), self.task) if on_keys else None
+        last = self.directory.checkpoints()[-1:] if on_keys else []
+        keys = fixed_keys_of(self.directory, last[0], self.task, self.model) if last else None
         return kept_measures(self.directory, self.directory.checkpoints(), self.task, chosen, keys)
 
     def activations(
@@ -278,10 +281,10 @@ class Run:
         found.encoding[MODEL] = partial(self._model_of_step, {c.step: c for c in checkpoints})
         return found.assign_attrs(run=self.name, seed=self.config.seed)
 
-    def _model_of(self, device: torch.device, checkpoint: Checkpoint) -> ArithmeticTransformer:
+    def _model_of(self, device: torch.device, checkpoint: Checkpoint) -> "ArithmeticTransformer":
         return self.model_of(self.directory.read_weights(checkpoint)).to(device, print_details=False)
 
-    def _model_of_step(self, checkpoints: Mapping[int, Checkpoint], step: int) -> ArithmeticTransformer:
+    def _model_of_step(self, checkpoints: Mapping[int, Checkpoint], step: int) -> "ArithmeticTransformer":
         return self.model_of(self.directory.read_weights(checkpoints[step]))
 
     def _whole_checkpoints(self, steps: Step | Iterable[Step] | None) -> list[Checkpoint]:
@@ -317,11 +320,12 @@ class Run:
         with warnings.catch_warnings():
             if self.checkpoint() in checkpoints:  # then it is named below
                 warnings.simplefilter("ignore")
-            _, weights = self.whole_checkpoint()
+            last, weights = self.whole_checkpoint()
         model = self.model_of(weights).to(pick_device(device), print_details=False)
         keys = None
         if any("keys" in m.rests_on for m in measures):
-            keys = fixed_keys(model, self.task)
+            keys = fixed_keys_of(self.directory, last, self.task, lambda: model)
+            keep_keys(self.directory, last, keys)
 
         def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor] | None:
             try:

@@ -180,6 +180,17 @@ class RunDirectory:
         except (OSError, ValueError, KeyError):
             return None
 
+    def write_keys(self, keys: Mapping[str, Any]) -> None:
+        """measures/keys.json: the key frequencies of one checkpoint."""
+        write_atomically(self.path / "measures" / "keys.json", json.dumps(keys).encode())
+
+    def read_keys(self) -> dict[str, Any]:
+        """Those that are kept; empty where none are, or they cannot be read."""
+        try:
+            return json.loads((self.path / "measures" / "keys.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
     def activations_folder(self, questions: str) -> Path:
         """activations/QUESTIONS: what passes at some questions, by their hash; may be deleted at any time."""
         return self.path / "activations" / questions

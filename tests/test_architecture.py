@@ -12,13 +12,13 @@ PACKAGE = ROOT / "interp_arith"
 MOST_LINES = 400
 
 LAYERS = """
-    errors shapes cards registry files arrays storage
+    errors shapes cards registry files lazy arrays storage
     tasks.digits tasks.columns tasks.sampling tasks.class_draws tasks.tokenizer tasks.base tasks.pairs
     tasks.modular tasks.permutations tasks.layout tasks.scratchpad tasks.spelling tasks.addition tasks.lengths
     tasks.text tasks tasks.sources tasks.scoring
-    models.position_scheme models.digit_positions models.positions models.config models.attention
-    models.transformer models.imported models.lookup models.lean models.cached
-    models
+    models.position_scheme models.digit_positions models.positions models.config models.patterns
+    models.lookup models.lean
+    models models.attention models.hooked_parts models.transformer models.imported models.cached
     training.optimizers training.schedules training.curricula training.config training.machine
     training.ensemble training.batches training.step training.compiled training.recorded training.checkpoints
     training.measuring training.lanes training.writer training.signals training.sinks training.trainer training
@@ -30,7 +30,7 @@ LAYERS = """
     interp.learning_coefficient interp.nodes interp.roles interp.logit_lens interp.discriminants
     interp.column_labels interp.probes interp.geometry interp.pictures
     interp.interventions interp.pairs interp.patching interp.ablation interp.circuits
-    interp.digit_circuits interp.class_accuracy interp.carry_use interp.measures
+    interp.mean_held interp.digit_circuits interp.class_accuracy interp.carry_use interp.measures
     interp.trajectory interp.live interp.activations interp.one_question interp.switches interp
     figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures.lengths
     figures.adders figures.circuits figures.questions figures

@@ -13,7 +13,7 @@ from interp_arith.errors import RequestError
 from interp_arith.interp import trajectory
 from interp_arith.interp.base import Measures, Subject
 from interp_arith.interp.measures import MEASURES, measure
-from interp_arith.kept import split_digest
+from interp_arith.kept import keep_keys, split_digest
 from interp_arith.presets import preset
 from interp_arith.run import Run
 from interp_arith.runs import train, train_seeds
@@ -147,7 +147,7 @@ def test_other_key_frequencies_take_anew_what_rests_on_them_alone(run, taken, mo
     names = ["restricted_loss", "logit_cosines"]
     run.measure(names)
     taken.clear()
-    monkeypatch.setattr(run_room, "fixed_keys", lambda model, task: (2, 5))
+    keep_keys(run.directory, run.checkpoint(), (2, 5))
     found = run.measure([*names, "excluded_loss"], steps=run.steps[-1:])
     assert {name for name, _ in taken} == {"restricted_loss", "excluded_loss"}
     assert set(found["removed"].to_numpy().tolist()) >= {"all"}
@@ -155,6 +155,18 @@ def test_other_key_frequencies_take_anew_what_rests_on_them_alone(run, taken, mo
     xr.testing.assert_allclose(
         found["restricted_loss"][0].drop_vars("step").sel(expected.coords), expected, rtol=1e-6
     )
+
+
+def test_the_keys_are_kept_with_the_weights_that_they_are_of(run, monkeypatch):
+    keep_keys(run.directory, run.checkpoint(), (2, 5))
+    expected = run.measure(["restricted_loss"])["restricted_loss"]
+    with monkeypatch.context() as without_models:
+        without_models.setattr("interp_arith.kept.fixed_keys", None)
+        xr.testing.assert_equal(run.kept(["restricted_loss"])["restricted_loss"], expected)
+    run.directory.write_checkpoint(run.steps[-1] + 1, run.weights(0), {})
+    assert run.kept(["restricted_loss"]) == {}  # (2, 5) are the keys of other weights
+    run.measure(["restricted_loss"])
+    assert run.directory.read_keys()["keys"] == list(trajectory.fixed_keys(run.model(), run.task))
 
 
 def test_another_split_takes_anew_what_rests_on_it_alone(run, taken, monkeypatch):

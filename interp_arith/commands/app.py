@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,9 @@ FOLDER = "INTERP_ARITH_RUNS"
 _PACKAGE = Path(__file__).parent.parent
 HOMES = (_PACKAGE / "app" / "Home.py", _PACKAGE.parent / "app" / "Home.py")
 """Where the explorer lies: in a wheel, and in a clone."""
-_NEEDED = ("interp.one_question", "interp.switches", "report", "runs")
+FIRST_PAGE = ("run", "interp.one_question", "figures.adders", "figures.questions")
+"""What the first page needs; it has no model, so that it opens before TransformerLens is there."""
+_ALL_PAGES = (*FIRST_PAGE, "interp.switches", "generation", "models.transformer")
 _WARMING = threading.Lock()
 
 
@@ -76,7 +79,7 @@ def serve(folder: Path, port: int, address: str, browser: bool) -> None:
     if home is None:
         raise RequestError("the explorer is not installed; install the wheel, or work in a clone")
     os.environ[FOLDER] = str(folder)
-    threading.Thread(target=warm, daemon=True).start()
+    threading.Thread(target=warm, args=[FIRST_PAGE], daemon=True).start()
     options = {
         "server.port": port,
         "server.address": address,
@@ -91,8 +94,8 @@ def serve(folder: Path, port: int, address: str, browser: bool) -> None:
     bootstrap.run(home, is_hello=False, args=[], flag_options={})
 
 
-def warm() -> None:
+def warm(names: Sequence[str] = _ALL_PAGES) -> None:
     """Import what pages need, once, whichever thread comes first: two that import at once would meet halves."""
     with _WARMING:
-        for name in _NEEDED:
+        for name in names:
             importlib.import_module(f"interp_arith.{name}")

@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import count
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -22,13 +22,15 @@ from interp_arith.evaluation.asking import (
     with_digits,
 )
 from interp_arith.evaluation.base import Evaluation, Progress, Protocol, Sets, in_silence
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.class_draws import draw_cascades, draw_class
 from interp_arith.tasks.columns import classes, complexity_of
 from interp_arith.tasks.lengths import distinct, of_length
 from interp_arith.tasks.sampling import Limits, draw_test_numbers, key, later, ten_digit_pairs
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 _AT_ONCE = 8192  # long questions that are drawn together
 _APART = 1000  # moments between draws, more than one of them takes
@@ -50,7 +52,7 @@ class TenDigit(Protocol):
     """Of the cascades."""
 
     def evaluate(
-        self, model: ArithmeticTransformer, task: Task, sets: Sets, progress: Progress = in_silence
+        self, model: "ArithmeticTransformer", task: Task, sets: Sets, progress: Progress = in_silence
     ) -> Evaluation:
         """A row for the edge pairs, the random ones and both; one for each length of a cascade."""
         task = adder(task, self.kind)
@@ -85,7 +87,7 @@ class Million(Protocol):
     """Of the draw; another than that of the run's own test questions."""
 
     def evaluate(
-        self, model: ArithmeticTransformer, task: Task, sets: Sets, progress: Progress = in_silence
+        self, model: "ArithmeticTransformer", task: Task, sets: Sets, progress: Progress = in_silence
     ) -> Evaluation:
         """A row for each class of complexity that the task has, and one for all."""
         task = adder(task, self.kind)
@@ -151,7 +153,7 @@ class LengthGrid(Protocol):
         return self.kind + sharpened + asked
 
     def evaluate(
-        self, model: ArithmeticTransformer, task: Task, sets: Sets, progress: Progress = in_silence
+        self, model: "ArithmeticTransformer", task: Task, sets: Sets, progress: Progress = in_silence
     ) -> Evaluation:
         """A row for each length; both numbers are that long."""
         task = adder(task, self.kind)
@@ -187,7 +189,7 @@ class Complexity(Protocol):
     """Of the draw."""
 
     def evaluate(
-        self, model: ArithmeticTransformer, task: Task, sets: Sets, progress: Progress = in_silence
+        self, model: "ArithmeticTransformer", task: Task, sets: Sets, progress: Progress = in_silence
     ) -> Evaluation:
         """A row for each class that the task has."""
         task = adder(task, self.kind)

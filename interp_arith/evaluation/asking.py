@@ -7,20 +7,24 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp_arith import models
 from interp_arith.errors import RequestError
 from interp_arith.evaluation.base import MOST_FAILURES, Evaluation, Sets
 from interp_arith.evaluation.decoding import greedy_continuation
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.sampling import in_split
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def trained_test_questions(task: Addition, sets: Sets) -> tuple[str, ...]:
     )
 
 
-def with_digits(model: ArithmeticTransformer, task: Addition, n_digits: int) -> Addition:
+def with_digits(model: "ArithmeticTransformer", task: Addition, n_digits: int) -> Addition:
     """The same task with longer operands.
 
     Raises:
@@ -147,7 +151,7 @@ def with_digits(model: ArithmeticTransformer, task: Addition, n_digits: int) -> 
     return asked
 
 
-def with_digits_of(model: ArithmeticTransformer, task: Task, question: str) -> Task:
+def with_digits_of(model: "ArithmeticTransformer", task: Task, question: str) -> Task:
     """The task with operands as long as those of a question in words, where numbers are written without padding.
 
     Raises:
@@ -159,14 +163,14 @@ def with_digits_of(model: ArithmeticTransformer, task: Task, question: str) -> T
     return task if longest <= task.n_digits else with_digits(model, task, longest)
 
 
-def longest_operands(model: ArithmeticTransformer, task: Addition, most: int) -> int:
+def longest_operands(model: "ArithmeticTransformer", task: Addition, most: int) -> int:
     """How many digits operands may have for their question and answer to fit, `most` at the most."""
     fits = partial(model.config.has_positions_for, n_ctx=model.cfg.n_ctx)
     longer = (n for n in range(task.n_digits + 1, most + 1) if fits(task.reaching(n)))
     return max(longer, default=min(task.n_digits, most))
 
 
-def sharpened(model: ArithmeticTransformer, task: Task, factor: float) -> ArithmeticTransformer:
+def sharpened(model: "ArithmeticTransformer", task: Task, factor: float) -> "ArithmeticTransformer":
     """A copy whose attention scores are multiplied; it has none of the hooks.
 
     Args:
@@ -178,7 +182,7 @@ def sharpened(model: ArithmeticTransformer, task: Task, factor: float) -> Arithm
     return _copy(model, config, model.cfg.n_ctx, task)
 
 
-def lengthened(model: ArithmeticTransformer, task: Addition) -> ArithmeticTransformer:
+def lengthened(model: "ArithmeticTransformer", task: Addition) -> "ArithmeticTransformer":
     """A copy that reads questions and answers as long as the task's; it has none of the hooks.
 
     Args:
@@ -188,14 +192,16 @@ def lengthened(model: ArithmeticTransformer, task: Addition) -> ArithmeticTransf
     return _copy(model, model.config, task.n_ctx, task)
 
 
-def _copy(model: ArithmeticTransformer, config: ModelConfig, n_ctx: int, task: Task) -> ArithmeticTransformer:
+def _copy(
+    model: "ArithmeticTransformer", config: ModelConfig, n_ctx: int, task: Task
+) -> "ArithmeticTransformer":
     """The same weights in a model of another config or context."""
-    copy = ArithmeticTransformer(config, model.cfg.d_vocab, model.cfg.d_vocab_out, n_ctx, task)
+    copy = models.ArithmeticTransformer(config, model.cfg.d_vocab, model.cfg.d_vocab_out, n_ctx, task)
     copy.load_state_dict(model.state_dict())
     return copy.to(next(model.parameters()).device, print_details=False).train(model.training)
 
 
-def ask(model: ArithmeticTransformer, task: Addition, drawn: Int[Tensor, "batch operand column"]) -> Asked:
+def ask(model: "ArithmeticTransformer", task: Addition, drawn: Int[Tensor, "batch operand column"]) -> Asked:
     """What the model answers, greedily, and whether it is right; what training masks counts too."""
     whole = task.model_copy(update={"mask_first_n": 0, "supervision": "none"})
     examples = whole.encode(drawn)

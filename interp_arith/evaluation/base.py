@@ -3,15 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.registry import Choice
 from interp_arith.tasks.base import Task
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 MOST_FAILURES = 1000
 Progress = Callable[[int, int], None]
@@ -55,7 +57,7 @@ class Protocol(Choice, ABC):
 
     @abstractmethod
     def evaluate(
-        self, model: ArithmeticTransformer, task: Task, sets: Sets, progress: Progress = in_silence
+        self, model: "ArithmeticTransformer", task: Task, sets: Sets, progress: Progress = in_silence
     ) -> Evaluation:
         """Score the model.
 

@@ -1,6 +1,7 @@
 """Batched greedy decoding: one token at a time, nothing arithmetic outside the network."""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -8,14 +9,16 @@ from torch import Tensor
 
 from interp_arith.errors import RequestError
 from interp_arith.models.cached import greedy_tokens
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Examples, Questions, Task
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 BATCH = 2048
 
 
 def greedy_answers(
-    model: ArithmeticTransformer, task: Task, questions: Questions, batch_size: int = BATCH
+    model: "ArithmeticTransformer", task: Task, questions: Questions, batch_size: int = BATCH
 ) -> Int[Tensor, "batch answer"]:
     """The answer tokens that the model writes, each the likeliest after those before it.
 
@@ -26,7 +29,7 @@ def greedy_answers(
 
 
 def greedy_continuation(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     task: Task,
     prompts: Int[Tensor, "batch pos"],
     new: int,
@@ -54,7 +57,7 @@ def greedy_continuation(
 
 @torch.no_grad()
 def answer_logits(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     examples: Examples,
     answer_positions: tuple[int, ...],
     batch_size: int = BATCH,

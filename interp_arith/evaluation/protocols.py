@@ -1,6 +1,6 @@
 """How good a model is: the table of protocols, and the one that every task has; knows no run directory."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,12 @@ from interp_arith.evaluation.base import (
     in_silence,
 )
 from interp_arith.evaluation.decoding import answer_logits, greedy_answers
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.registry import Registry
 from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Task
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 
 class Test(Protocol):
@@ -30,7 +32,7 @@ class Test(Protocol):
     kind: Literal["test"] = "test"
 
     def evaluate(
-        self, model: ArithmeticTransformer, task: Task, sets: Sets, progress: Progress = in_silence
+        self, model: "ArithmeticTransformer", task: Task, sets: Sets, progress: Progress = in_silence
     ) -> Evaluation:
         """One row a split.
 
@@ -63,7 +65,7 @@ class Test(Protocol):
 
 
 def _failures(
-    model: ArithmeticTransformer, task: Task, name: str, questions: Shaped[np.ndarray, "batch operands"]
+    model: "ArithmeticTransformer", task: Task, name: str, questions: Shaped[np.ndarray, "batch operands"]
 ) -> list[dict[str, str]]:
     """The questions with what the model answers to them."""
     if not len(questions):

@@ -6,7 +6,7 @@ wild", section 4 (faithfulness).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -32,12 +32,14 @@ from interp_arith.interp.interventions import (
 from interp_arith.interp.pairs import adding, as_rows, no_sums_of_two, no_two_numbers, of_two
 from interp_arith.interp.patching import by_place
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.class_draws import draw_class, draw_sides
 from interp_arith.tasks.columns import classes
 from interp_arith.tasks.sampling import Limits, key, later, shuffled_rows
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 How = Literal["mean", "zero", "resample"]
 QUESTIONS_A_CLASS = 48
@@ -78,21 +80,21 @@ class Asked:
         return replace(self, prompts=prompts, answers=answers)
 
     def right(
-        self, model: ArithmeticTransformer, changes: Sequence[Put] = ()
+        self, model: "ArithmeticTransformer", changes: Sequence[Put] = ()
     ) -> Bool[Tensor, "name batch answer"]:
         """Which answer tokens are right, by class, decoding freely under interventions."""
         written = greedy(model, self.prompts, self.answers.shape[1], changes, guess=self.answers)
         return (written == self.answers).unflatten(0, (len(self.names), -1))
 
     def exact_match(
-        self, model: ArithmeticTransformer, changes: Sequence[Put] = ()
+        self, model: "ArithmeticTransformer", changes: Sequence[Put] = ()
     ) -> Float[np.ndarray, " complexity"]:
         """Share of whole answers that are right, by class."""
         return self.right(model, changes).all(dim=-1).double().mean(dim=-1).cpu().numpy()
 
 
 def by_class(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     task: Task,
     names: Sequence[str] | None = None,
     n: int = QUESTIONS_A_CLASS,
@@ -151,7 +153,7 @@ def silenced(node: Node, how: How, asked: Asked, seed: int = 0) -> Put:
 
 
 def ablations(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     asked: Asked,
     nodes: Sequence[Node] | None = None,
     how: How = "mean",
@@ -195,7 +197,7 @@ def ablations(
 
 
 def faithfulness(
-    model: ArithmeticTransformer, asked: Asked, circuit: Sequence[Node], seed: int = 0
+    model: "ArithmeticTransformer", asked: Asked, circuit: Sequence[Node], seed: int = 0
 ) -> xr.Dataset:
     """Whether a circuit is enough: exact match by class with every node that it does not name at its mean.
 
@@ -244,7 +246,9 @@ def faithfulness(
     )
 
 
-def route_of_carries(model: ArithmeticTransformer, task: Addition, n: int = _ROUTE_QUESTIONS) -> xr.DataArray:
+def route_of_carries(
+    model: "ArithmeticTransformer", task: Addition, n: int = _ROUTE_QUESTIONS
+) -> xr.DataArray:
     """Share of questions in which digit k follows a changed digit k−1 of the model's own answer; [column].
 
     Questions have r = 9 and a carry into column k−1, so that its digit is 0. In the input that digit is replaced by

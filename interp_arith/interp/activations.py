@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -15,10 +15,13 @@ import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
+from interp_arith import models
 from interp_arith.errors import RequestError, unknown
 from interp_arith.interp.nodes import passing
-from interp_arith.models.transformer import ActivationCache, ArithmeticTransformer
 from interp_arith.tasks.base import Questions, Task
+
+if TYPE_CHECKING:
+    from interp_arith.models import ActivationCache, ArithmeticTransformer
 
 VERSION = 1
 """Counted up when the numbers change, so that what is kept is computed anew."""
@@ -103,7 +106,7 @@ def dims_of(hook: str) -> tuple[str, ...]:
     return "position", "d_vocab_out" if hook == "unembed.hook_out" else "d_model"
 
 
-def passages(model: ArithmeticTransformer, tokens: Int[Tensor, "batch pos"]) -> dict[str, Passage]:
+def passages(model: "ArithmeticTransformer", tokens: Int[Tensor, "batch pos"]) -> dict[str, Passage]:
     """Every hook where something passes, in the order in which the model computes them.
 
     Args:
@@ -160,7 +163,7 @@ def batch_of(passages: Iterable[Passage]) -> int:
 
 
 def take(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     tokens: Int[Tensor, "batch pos"],
     into: dict[str, Any],
     batch: int,
@@ -196,8 +199,8 @@ class ToCache:
         self._activations = activations
 
     def __call__(
-        self, step: int | None = None, model: ArithmeticTransformer | None = None
-    ) -> ActivationCache:
+        self, step: int | None = None, model: "ArithmeticTransformer | None" = None
+    ) -> "ActivationCache":
         """What `run_with_cache` gives at that step for these questions, less the hooks that were not asked for.
 
         Args:
@@ -228,7 +231,7 @@ class ToCache:
                 f"question, {', '.join(dims_of(str(cut)))}; select with lists to keep a dim"
             )
         tensors = {str(name): torch.from_numpy(np.array(x)) for name, x in at_step.items()}
-        return ActivationCache(tensors, model)
+        return models.ActivationCache(tensors, model)
 
 
 xr.register_dataset_accessor("to_cache")(ToCache)

@@ -1,5 +1,7 @@
 """What a model says of every possible answer to every question, whether it says it in one token or spells it."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from einops import rearrange, repeat
@@ -9,10 +11,12 @@ from torch import Tensor
 from interp_arith.interp.base import Subject
 from interp_arith.interp.forward import BATCH, all_questions, device, forward, in_eval_mode, is_hooked
 from interp_arith.models.lean import answer_logits
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.pairs import PairTask
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 
 def masked_answers(task: Task) -> str | None:
@@ -53,7 +57,7 @@ def _spelled(task: PairTask) -> Int[Tensor, "element answer"]:
 
 
 def _token_scores(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     prompts: Int[Tensor, "batch pos"],
     before: Int[Tensor, "element answer"],
     token: Int[Tensor, " element"],
@@ -73,7 +77,7 @@ def _token_scores(
 
 @torch.no_grad()
 def last_logits(
-    model: ArithmeticTransformer, tokens: Int[Tensor, "batch pos"]
+    model: "ArithmeticTransformer", tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch d_vocab_out"]:
     """Logits at the last position: without hooks, unless some stand on the model."""
     with in_eval_mode(model):

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
 
 from interp_arith.cards import card
 from interp_arith.errors import RequestError, unknown
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.shapes import AXES
 from interp_arith.tasks.base import Task
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 T = TypeVar("T")
 Cost = Literal["cheap", "ordinary", "dear"]
@@ -26,7 +28,7 @@ class Subject:
         keys: the key frequencies to use, such as those of a trajectory's last model; this model's own unless given.
     """
 
-    def __init__(self, model: ArithmeticTransformer, task: Task, keys: Sequence[int] | None = None) -> None:
+    def __init__(self, model: "ArithmeticTransformer", task: Task, keys: Sequence[int] | None = None) -> None:
         self.model, self.task, self.keys = model, task, None if keys is None else tuple(keys)
         self._parts: dict[Callable[[Subject], Any], Any] = {}
 

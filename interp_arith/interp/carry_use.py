@@ -6,6 +6,7 @@ causal variables and distributed neural representations" (interchange along a di
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,9 +32,11 @@ from interp_arith.interp.pairs import (
     the_operation,
 )
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 WAYS = ("direction", "whole")
 PAIRS_A_COLUMN = 100
@@ -66,7 +69,7 @@ class Reading:
 
 
 def carry_use(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     task: Task,
     hooks: Sequence[str] | None = None,
     n: int = PAIRS_A_COLUMN,
@@ -131,7 +134,7 @@ def residual_hooks(config: ModelConfig) -> tuple[str, ...]:
 
 
 def _readings(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     task: Addition,
     hooks: Sequence[str],
     columns: Sequence[int],
@@ -160,7 +163,7 @@ def _readings(
 
 
 def _at(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     tokens: Int[Tensor, "batch pos"],
     hooks: Sequence[str],
     places: Sequence[int],
@@ -192,7 +195,7 @@ def _reading(
 
 @torch.no_grad()
 def _used(
-    model: ArithmeticTransformer, pairs: Pairs, place: int, index: int, readings: dict[str, Reading]
+    model: "ArithmeticTransformer", pairs: Pairs, place: int, index: int, readings: dict[str, Reading]
 ) -> Float[np.ndarray, "hook way"]:
     """How often the digit follows the carry of the other question, the mean of both directions."""
     runs = []

@@ -6,6 +6,7 @@ Source: Quirke et al. 2024, "Understanding addition and subtraction in transform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool
@@ -16,8 +17,10 @@ from interp_arith.interp.forward import in_eval_mode
 from interp_arith.interp.interventions import Node, all_nodes
 from interp_arith.interp.pairs import feature_columns, matched_pairs, of_two
 from interp_arith.interp.patching import PAIRS_A_COLUMN, interchange
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 STRONG = 0.9
 ATTENDS = 0.1
@@ -41,7 +44,7 @@ class Found:
 
 
 def carry_nodes(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     task: Addition,
     columns: Sequence[int] | None = None,
     n: int = PAIRS_A_COLUMN,
@@ -95,7 +98,7 @@ def are_heads_of_one_place(first: Node, second: Node) -> bool:
 
 
 @torch.no_grad()
-def mean_attention(model: ArithmeticTransformer, asked: Asked) -> Tensor:
+def mean_attention(model: "ArithmeticTransformer", asked: Asked) -> Tensor:
     """The mean pattern over questions and their right answers, [block, head, query, key]."""
     tokens = torch.cat([asked.prompts, asked.answers[:, :-1]], dim=1)
     names = [f"blocks.{block}.attn.hook_pattern" for block in range(model.config.n_layers)]

@@ -6,7 +6,7 @@ logits shrink with |cos(ω(x − y)/2)|: it is symmetric in its operands, and ba
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,10 +22,12 @@ from interp_arith.interp.fourier import planes
 from interp_arith.interp.keys import keys_of, logit_variance_explained
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.lean import answer_logits
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.modular import ModularArithmetic
 from interp_arith.tasks.sampling import drawn_triples
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 _NO_VARIANCE = 1e-6
 
@@ -46,7 +48,7 @@ def no_commuting_numbers(task: Task, model: ModelConfig) -> str | None:
 
 
 def embedding_gradients(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     tokens: Int[Tensor, "batch pos"],
     classes: Int[Tensor, " batch"],
 ) -> Float[Tensor, "batch pos d_model"]:

@@ -1,27 +1,25 @@
 """Which nodes are enough for each digit of an answer, all others held at their means; and what each of them brings.
 
 Sources: Wang et al. 2023, "Interpretability in the wild", section 4 (faithfulness); Conmy et al. 2023, "Towards
-automated circuit discovery" (elimination); Michel et al. 2019, "Are sixteen heads really better than one?", section
-4.1 (the order in which heads are dropped, by the gradient at their masks).
+automated circuit discovery" (elimination).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import xarray as xr
-from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from interp_arith.errors import RequestError
 from interp_arith.interp.ablation import RANDOM_CIRCUITS, USEFUL, Asked, ablations, by_class
 from interp_arith.interp.base import Measure, Subject
-from interp_arith.interp.forward import Hook, in_eval_mode
-from interp_arith.interp.interventions import Activations, Node, all_nodes
+from interp_arith.interp.interventions import Node
+from interp_arith.interp.mean_held import AT_ONCE, MeanHeld, exact_match
 from interp_arith.interp.pairs import (
     PAIR_FEATURES,
     Signed,
@@ -32,65 +30,16 @@ from interp_arith.interp.pairs import (
 )
 from interp_arith.interp.patching import PAIRS_A_COLUMN, by_place, patch_effects
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.sampling import shuffled_rows
 
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
+
 FLOOR = 0.98
 """Of the questions of every class, so many keep the digit right while nodes are dropped."""
 SEARCHED, CHECKED, BY_CHANCE = 100, 1000, 200  # questions a class; the last for random circuits
-_AT_ONCE = 1000  # questions
-
-
-@dataclass(frozen=True)
-class MeanHeld:
-    """A model whose nodes are held at their means over uniform questions, wholly or in part.
-
-    Attributes:
-        model: in any mode.
-        means: of every node, [block pos head d_head] and [block pos d_model].
-        nodes: in the order of masks.
-        positions: that are read.
-    """
-
-    model: ArithmeticTransformer
-    means: Activations
-    nodes: tuple[Node, ...]
-    positions: int
-
-    @classmethod
-    def of(cls, model: ArithmeticTransformer, asked: Asked) -> "MeanHeld":
-        """The model, with means over the run that was asked with it."""
-        mlps = asked.run.mlps
-        means = Activations(asked.run.heads.mean(dim=1), None if mlps is None else mlps.mean(dim=1))
-        return cls(model, means, tuple(all_nodes(model.config, asked.positions)), asked.positions)
-
-    def mask(self, kept: Sequence[Node]) -> Float[Tensor, " node"]:
-        """1 for those nodes, 0 for all others."""
-        keeps = set(kept)
-        return torch.tensor([float(node in keeps) for node in self.nodes], device=self.means.heads.device)
-
-    def logits(
-        self, tokens: Int[Tensor, "batch pos"], mask: Float[Tensor, " node"]
-    ) -> Float[Tensor, "batch pos d_vocab_out"]:
-        """mean + mask · (activation − mean) at every node; positions beyond the tokens are left out."""
-        config, n_pos = self.model.config, tokens.shape[1]
-        by_place = rearrange(
-            mask, "(block part pos) -> block pos part", block=config.n_layers, pos=self.positions
-        )[:, :n_pos]
-        hooks: list[Hook] = []
-        for block, parts in enumerate(by_place):
-            heads, mlp = parts[:, : config.n_heads, None], parts[:, config.n_heads :]
-            hooks.append((f"blocks.{block}.attn.hook_z", _pull(self.means.heads[block, :n_pos], heads)))
-            if self.means.mlps is not None:
-                hooks.append((f"blocks.{block}.hook_mlp_out", _pull(self.means.mlps[block, :n_pos], mlp)))
-        with in_eval_mode(self.model), self.model.hooks(fwd_hooks=hooks):  # pyright: ignore[reportArgumentType]
-            return self.model(tokens)
-
-
-def _pull(mean: Tensor, mask: Tensor) -> Callable[[Tensor, Any], Tensor]:
-    return lambda x, hook: torch.lerp(mean, x, mask.expand_as(x))
 
 
 @dataclass(frozen=True)
@@ -124,27 +73,19 @@ class Digit:
     def tried(self, kept: Sequence[Node]) -> tuple[Float[np.ndarray, " complexity"], float]:
         """With all other nodes at their means: the share that is right, by class, and the mean loss of all."""
         mask = self.held.mask(kept)
-        parts = [self.held.logits(part, mask)[:, -1] for part in self.tokens.split(_AT_ONCE)]
+        parts = [self.held.logits(part, mask)[:, -1] for part in self.tokens.split(AT_ONCE)]
         logits = torch.cat(parts)
         right = (logits.argmax(dim=-1) == self.target).view(self.classes, -1).double().mean(dim=1)
         return right.cpu().numpy(), functional.cross_entropy(logits, self.target).item()
-
-    def by_gradient(self, kept: Sequence[Node]) -> list[Node]:
-        """The nodes that are kept, first those whose loss would cost least, to first order."""
-        mask = self.held.mask(kept).requires_grad_()
-        loss = functional.cross_entropy(self.held.logits(self.tokens, mask)[:, -1], self.target)
-        (slope,) = torch.autograd.grad(loss, mask)
-        cost = dict(zip(self.held.nodes, (-slope).tolist(), strict=True))
-        return sorted(kept, key=lambda node: cost[node])
 
 
 def digit_circuit(digit: Digit, floor: float = FLOOR) -> list[Node]:
     """Nodes that are enough for one digit, none of which can go.
 
-    Backward elimination: from all nodes, as many as possible are dropped at once in the order of the gradient at
-    their masks, by halves, as long as the digit stays right in the floor's share of every class. When no more can
-    go so, each is tried alone, and those that can go are dropped in the order of their loss, again by halves; until
-    every one that is left is needed. It is one such set; where nodes stand in for each other there are more.
+    Backward elimination: each node is dropped alone; those without which the digit stays right in the floor's share
+    of every class are then dropped together, from the one whose loss costs least, by halves where they cannot all
+    go. This is repeated until every node that is left is needed. It is one such set; where nodes stand in for each
+    other there are more.
 
     Raises:
         RequestError: the model itself does not reach the floor.
@@ -155,31 +96,59 @@ def digit_circuit(digit: Digit, floor: float = FLOOR) -> list[Node]:
             f"the model is right in {least:.1%} of a class, less than the floor of {floor:.1%}; take a later step "
             "of its training, or a lower floor"
         )
-    while dropped := _most(digit, kept, digit.by_gradient(kept), floor):
-        kept = [node for node in kept if node not in dropped]
     while True:
         alone = {node: digit.tried([other for other in kept if other != node]) for node in kept}
         can_go = [node for node, (right, _) in alone.items() if right.min() >= floor]
-        can_go.sort(key=lambda node: alone[node][1])
-        dropped = _most(digit, kept, can_go, floor)
-        if not dropped:
+        left = _without(digit, kept, sorted(can_go, key=lambda node: alone[node][1]), floor)
+        if len(left) == len(kept):
             return kept
-        kept = [node for node in kept if node not in dropped]
+        kept = left
 
 
-def _most(digit: Digit, kept: Sequence[Node], order: Sequence[Node], floor: float) -> set[Node]:
-    """The first of the nodes in an order, all or half or a quarter …, that can be dropped together; {} if none."""
-    count = len(order)
-    while count:
-        dropped = set(order[:count])
-        if digit.tried([node for node in kept if node not in dropped])[0].min() >= floor:
-            return dropped
-        count //= 2
-    return set()
+def _without(digit: Digit, kept: list[Node], order: list[Node], floor: float) -> list[Node]:
+    """What is kept without those of an order that can go: all of them, or of its halves, the first half first."""
+    gone = set(order)
+    left = [node for node in kept if node not in gone]
+    if digit.tried(left)[0].min() >= floor:
+        return left
+    if len(order) < 2:
+        return kept
+    half = len(order) // 2
+    return _without(digit, _without(digit, kept, order[:half], floor), order[half:], floor)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The circuit of one digit, on questions that the search did not see.
+
+    Attributes:
+        nodes: that it names.
+        right: share of questions of each class whose digit is right with them alone.
+        whole: with all nodes.
+        random: the median of random circuits of the same size.
+        lost: what dropping a node that is named costs in the class that needs it most.
+    """
+
+    nodes: list[Node]
+    right: Float[np.ndarray, " complexity"]
+    whole: Float[np.ndarray, " complexity"]
+    random: Float[np.ndarray, " complexity"]
+    lost: dict[Node, float]
+
+    @classmethod
+    def of(cls, seen: Digit, other: Digit, rough: Digit, floor: float, seed: int) -> "Found":
+        """Search on some questions, look at others, and at few of them for random circuits."""
+        nodes = digit_circuit(seen, floor)
+        right = other.tried(nodes)[0]
+        lost = {
+            node: (right - other.tried([kept for kept in nodes if kept != node])[0]).max() for node in nodes
+        }
+        chance = [rough.tried(drawn)[0] for drawn in _random(other.nodes, len(nodes), seed)]
+        return cls(nodes, right, other.tried(other.nodes)[0], np.median(chance, axis=0), lost)
 
 
 def digit_circuits(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     task: Task,
     floor: float = FLOOR,
     searched: int = SEARCHED,
@@ -215,40 +184,28 @@ def digit_circuits(
     if (reason := no_digit_circuits(task, model.config)) is not None:
         raise RequestError(f"digit circuits: {reason}")
     seen, other = (by_class(model, task, n=n, seed=2 * seed + i) for i, n in enumerate((searched, checked)))
-    held = MeanHeld.of(model, seen)
-    rows: dict[str, list] = {name: [] for name in ("named", "right", "whole", "random", "lost")}
-    circuits: list[list[Node]] = []
-    width = seen.answers.shape[1]
-    for index in range(width):
-        circuit = digit_circuit(Digit.of(held, seen, index), floor)
-        circuits.append(circuit)
-        digit, rough = Digit.of(held, other, index), Digit.of(held, other.first(BY_CHANCE), index)
-        right = digit.tried(circuit)[0]
-        lost = dict.fromkeys(held.nodes, float("nan"))
-        for node in circuit:
-            left = [kept for kept in circuit if kept != node]
-            lost[node] = (right - digit.tried(left)[0]).max()
-        chance = [rough.tried(nodes)[0] for nodes in _random(digit.nodes, len(circuit), seed)]
-        rows["named"].append([node in set(circuit) for node in held.nodes])
-        rows["right"].append(right)
-        rows["whole"].append(digit.tried(digit.nodes)[0])
-        rows["random"].append(np.median(chance, axis=0))
-        rows["lost"].append(list(lost.values()))
-    union = [node for node in held.nodes if any(node in circuit for circuit in circuits)]
-    useful = (ablations(model, by_class(model, task, seed=seed)).lost > USEFUL).any("complexity")
-    chance = [
-        exact_match(held, other.first(BY_CHANCE), nodes) for nodes in _random(held.nodes, len(union), seed)
+    held, rough = MeanHeld.of(model, seen), other.first(BY_CHANCE)
+    found = [
+        Found.of(Digit.of(held, seen, i), Digit.of(held, other, i), Digit.of(held, rough, i), floor, seed)
+        for i in range(seen.answers.shape[1])
     ]
-    dims = {"named": "node", "lost": "node"}
+    union = [node for node in held.nodes if any(node in one.lost for one in found)]
+    chance = [exact_match(held, rough, nodes) for nodes in _random(held.nodes, len(union), seed)]
+    useful = (ablations(model, by_class(model, task, seed=seed)).lost > USEFUL).any("complexity")
+    by_node, by_class_ = ("answer", "node"), ("answer", "complexity")
     return xr.Dataset(
-        {name: (("answer", dims.get(name, "complexity")), np.array(found)) for name, found in rows.items()}
-        | {
+        {
+            "named": (by_node, [[node in one.lost for node in held.nodes] for one in found]),
+            "lost": (by_node, [[one.lost.get(node, np.nan) for node in held.nodes] for one in found]),
+            "right": (by_class_, [one.right for one in found]),
+            "whole": (by_class_, [one.whole for one in found]),
+            "random": (by_class_, [one.random for one in found]),
             "useful": ("node", useful.to_numpy()),
             "exact_match": ("complexity", exact_match(held, other, union)),
             "random_exact_match": ("complexity", np.median(chance, axis=0)),
         },
         coords={
-            "answer": np.arange(width),
+            "answer": np.arange(len(found)),
             "column": ("answer", list(seen.column)),
             "complexity": list(seen.names),
             "node": [str(node) for node in held.nodes],
@@ -268,21 +225,8 @@ def _random(nodes: Sequence[Node], size: int, seed: int) -> list[list[Node]]:
     ]
 
 
-@torch.no_grad()
-def exact_match(held: MeanHeld, asked: Asked, kept: Sequence[Node]) -> Float[np.ndarray, " complexity"]:
-    """Share of answers that a model writes wholly right, by class, with all other nodes at their means.
-
-    It is that of free decoding: the first token that is wrong stays wrong.
-    """
-    tokens = torch.cat([asked.prompts, asked.answers[:, :-1]], dim=1)
-    mask, first = held.mask(kept), asked.prompts.shape[1] - 1
-    said = torch.cat([held.logits(part, mask)[:, first:].argmax(dim=-1) for part in tokens.split(_AT_ONCE)])
-    right: Bool[Tensor, " batch"] = (said == asked.answers).all(dim=-1)
-    return right.view(len(asked.names), -1).double().mean(dim=1).cpu().numpy()
-
-
 def brought(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     task: Task,
     nodes: Sequence[Node],
     n: int = PAIRS_A_COLUMN,
@@ -369,6 +313,7 @@ CIRCUIT_MEASURES = (
         source=_SOURCE,
         why_not=no_digit_circuits,
         cost="dear",
+        version=2,
     ),
     Measure(
         circuit_node_loss,
@@ -377,6 +322,7 @@ CIRCUIT_MEASURES = (
         source=_SOURCE,
         why_not=no_digit_circuits,
         cost="dear",
+        version=2,
     ),
     Measure(
         circuit_exact_match,
@@ -385,5 +331,6 @@ CIRCUIT_MEASURES = (
         source=_SOURCE,
         why_not=no_digit_circuits,
         cost="dear",
+        version=2,
     ),
 )

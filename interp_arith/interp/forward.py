@@ -6,7 +6,7 @@ Rows are questions, in the order of `task.all_questions()`; what is kept is what
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,10 +15,12 @@ from torch import Tensor
 
 from interp_arith.interp.base import Subject
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.pairs import PairTask
 from interp_arith.tasks.sampling import SPLITS
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 BATCH = 4096
 Hook = tuple[str, Callable[[Tensor, Any], Tensor | None]]
@@ -64,13 +66,13 @@ def device(subject: Subject) -> torch.device:
     return subject.model.embed.W_E.device
 
 
-def is_hooked(model: ArithmeticTransformer) -> bool:
+def is_hooked(model: "ArithmeticTransformer") -> bool:
     """Whether hooks stand on the model, which may change what passes."""
     return any(module._forward_hooks for module in model.modules())
 
 
 @contextmanager
-def in_eval_mode(model: ArithmeticTransformer) -> Iterator[None]:
+def in_eval_mode(model: "ArithmeticTransformer") -> Iterator[None]:
     """The model in eval mode, and back in its own afterwards."""
     was_training = model.training
     model.eval()
@@ -132,7 +134,7 @@ def _neurons(config: ModelConfig, side: str) -> str:
 
 
 @torch.no_grad()
-def _last_position(model: ArithmeticTransformer, tokens: Tensor) -> dict[str, Tensor]:
+def _last_position(model: "ArithmeticTransformer", tokens: Tensor) -> dict[str, Tensor]:
     """Hook name -> what passed there at the last position, and the logits."""
     kept: dict[str, Tensor] = {}
 
@@ -150,7 +152,7 @@ def _last_position(model: ArithmeticTransformer, tokens: Tensor) -> dict[str, Te
     return kept
 
 
-def _last_position_alone(model: ArithmeticTransformer) -> list[Hook]:
+def _last_position_alone(model: "ArithmeticTransformer") -> list[Hook]:
     """Past the last attention only the last position is computed: its MLP is most of a small model's work.
 
     Not where hooks stand on the model already: they may count positions.

@@ -1,25 +1,29 @@
 """How the activations of a node lie apart for the three cases of a column: r ≤ 8, r = 9, r ≥ 10."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import xarray as xr
 from einops import rearrange
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_rand_score, silhouette_score
 from torch import Tensor
 
 from interp_arith.errors import RequestError, unknown
 from interp_arith.interp.base import Measure, Subject
 from interp_arith.interp.nodes import adder, batch_size, no_columns, node_names, passing
+from interp_arith.lazy import Lazy
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.class_draws import draw_tri_cases
 from interp_arith.tasks.sampling import key
 
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
+
 CASES = (8, 9, 10)
+cluster, metrics = Lazy("sklearn.cluster"), Lazy("sklearn.metrics")
 QUESTIONS = 100
 """Of each case."""
 CLUSTERS = (2, 3)
@@ -74,7 +78,7 @@ def principal_components(
 
 
 def tri_case_projection(
-    model: ArithmeticTransformer, task: Addition, column: int, hook: str, pos: int, n: int = QUESTIONS
+    model: "ArithmeticTransformer", task: Addition, column: int, hook: str, pos: int, n: int = QUESTIONS
 ) -> xr.DataArray:
     """The first two principal components of a node's activations, for n questions of each case of a column.
 
@@ -103,7 +107,7 @@ def tri_case_projection(
 
 
 def _activations(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     task: Addition,
     column: int,
     hooks: tuple[str, ...],
@@ -130,10 +134,10 @@ def cluster_scores(x: Float[Tensor, "batch d_model"]) -> Float[np.ndarray, "scor
         return scores
     cases = np.repeat(np.arange(len(CASES)), len(x) // len(CASES))
     for at, (n, groups) in enumerate(zip(CLUSTERS, (cases == 2, cases), strict=True)):
-        scores[0, at] = silhouette_score(points, groups)
+        scores[0, at] = metrics.silhouette_score(points, groups)
         if len(np.unique(points.round(12), axis=0)) >= n:
-            found = KMeans(n, n_init=_STARTS, random_state=0).fit_predict(points)  # pyright: ignore[reportArgumentType]
-            scores[1, at] = adjusted_rand_score(groups, found)
+            found = cluster.KMeans(n, n_init=_STARTS, random_state=0).fit_predict(points)
+            scores[1, at] = metrics.adjusted_rand_score(groups, found)
     return scores
 
 

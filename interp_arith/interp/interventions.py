@@ -6,7 +6,7 @@ Positions are absolute, so that an intervention stays where it is while an answe
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,9 @@ from torch import Tensor
 from interp_arith.errors import RequestError
 from interp_arith.interp.forward import in_eval_mode
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 
 @dataclass(frozen=True, order=True)
@@ -196,7 +198,7 @@ def check_nodes(config: ModelConfig, positions: int, nodes: Sequence[Node]) -> N
 
 
 @contextmanager
-def intervened(model: ArithmeticTransformer, interventions: Sequence[Intervention]) -> Iterator[None]:
+def intervened(model: "ArithmeticTransformer", interventions: Sequence[Intervention]) -> Iterator[None]:
     """The model with interventions, in their order where they meet; afterwards, whatever happens, without.
 
     What stands on the model already acts first. Where a sequence does not reach a position, nothing is done there.
@@ -230,7 +232,7 @@ def _acting(interventions: Sequence[Intervention]) -> Callable[[Tensor, Any], Te
 
 
 @torch.no_grad()
-def recorded(model: ArithmeticTransformer, tokens: Int[Tensor, "batch pos"]) -> Activations:
+def recorded(model: "ArithmeticTransformer", tokens: Int[Tensor, "batch pos"]) -> Activations:
     """What every node puts out; hooks that stand on the model act."""
     config = model.config
     heads = [f"blocks.{block}.attn.hook_z" for block in range(config.n_layers)]
@@ -247,7 +249,7 @@ def recorded(model: ArithmeticTransformer, tokens: Int[Tensor, "batch pos"]) -> 
 
 @torch.no_grad()
 def greedy(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     prompts: Int[Tensor, "batch pos"],
     new: int,
     interventions: Sequence[Intervention] = (),

@@ -6,10 +6,10 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from interp_arith import models
 from interp_arith.errors import RequestError
 from interp_arith.interp.base import Measure, Subject
 from interp_arith.interp.measures import MEASURES
-from interp_arith.models.transformer import build_model
 from interp_arith.training.config import RunConfig
 
 CHOICES = ("variant", "split", "removed", "layer")
@@ -40,7 +40,7 @@ def live_measures(config: RunConfig) -> Live:
             )
     if not measures:
         return lambda config, weights: {}
-    model = build_model(config.model, config.task).eval()
+    model = models.build_model(config.model, config.task).eval()
 
     def take(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, float]:
         model.load_state_dict(weights)

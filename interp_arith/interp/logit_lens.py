@@ -4,6 +4,7 @@ Knows no carry: it looks at what each part writes into the residual stream, and 
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from interp_arith.interp.base import Measure, Subject
 from interp_arith.interp.forward import in_eval_mode
 from interp_arith.interp.nodes import adder, batch_size, no_columns, passing, shown_examples
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Examples, Task
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 VARIANTS = ("right", "centred")
 """The right token's logit itself, or less the mean of all logits, which softmax leaves aside."""
@@ -42,7 +45,7 @@ def term_names(config: ModelConfig) -> tuple[str, ...]:
 
 @torch.no_grad()
 def logits_of(
-    model: ArithmeticTransformer, stream: Float[Tensor, "batch answer d_model"]
+    model: "ArithmeticTransformer", stream: Float[Tensor, "batch answer d_model"]
 ) -> Float[Tensor, "batch answer d_vocab_out"]:
     """What the final norm and the unembedding make of a residual stream (nostalgebraist 2020)."""
     with in_eval_mode(model):
@@ -52,7 +55,7 @@ def logits_of(
 
 @torch.no_grad()
 def terms(
-    model: ArithmeticTransformer, task: Task, examples: Examples
+    model: "ArithmeticTransformer", task: Task, examples: Examples
 ) -> Iterator[tuple[Float[Tensor, "batch term answer d_model"], Float[Tensor, "batch answer d_model"]]]:
     """What each part adds to the residual stream at each answer position, and the stream, batch by batch.
 
@@ -84,7 +87,7 @@ def terms(
         yield rearrange(found, "term batch answer d_model -> batch term answer d_model"), seen[stream]
 
 
-def _batch(model: ArithmeticTransformer, task: Task) -> int:
+def _batch(model: "ArithmeticTransformer", task: Task) -> int:
     """Questions at once."""
     numbers = (len(term_names(model.config)) + 1) * len(task.answer_positions) * model.config.d_model
     return batch_size(model, task.n_ctx, numbers)
@@ -92,7 +95,7 @@ def _batch(model: ArithmeticTransformer, task: Task) -> int:
 
 @torch.no_grad()
 def contributions(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     parts: Float[Tensor, "batch term answer d_model"],
     stream: Float[Tensor, "batch answer d_model"],
     targets: Int[Tensor, "batch answer"],

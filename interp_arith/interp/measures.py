@@ -1,6 +1,7 @@
 """The table of measures: one line a measure; and all of them, or some, of one model."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import xarray as xr
 
@@ -23,8 +24,10 @@ from interp_arith.interp.probes import PROBE_MEASURES
 from interp_arith.interp.progress import PROGRESS_MEASURES
 from interp_arith.interp.roles import ROLE_MEASURES
 from interp_arith.interp.spectra import SPECTRUM_MEASURES
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Task
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 MEASURES = Measures(
     *LOSS_MEASURES,
@@ -49,7 +52,7 @@ MEASURES = Measures(
 
 
 def measure(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     task: Task,
     names: Iterable[str] | None = None,
     *,

@@ -4,7 +4,7 @@ A model reads each question with its right answer behind it, so that a position 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
@@ -14,10 +14,12 @@ from interp_arith.errors import unknown
 from interp_arith.interp.base import Subject
 from interp_arith.interp.forward import Hook, in_eval_mode
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Examples, Task
 from interp_arith.tasks.sampling import Limits, SplitName, key
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 SHOWN = 1000
 """Questions that means are taken over."""
@@ -58,14 +60,14 @@ def shown_examples(subject: Subject) -> Examples:
     return adder(subject).encode(draw_full(adder(subject), "test", SHOWN))
 
 
-def batch_size(model: ArithmeticTransformer, n_pos: int, numbers: int) -> int:
+def batch_size(model: "ArithmeticTransformer", n_pos: int, numbers: int) -> int:
     """Questions at once, so that neither attention nor so many numbers a question grow too large for memory."""
     return max(1, _MOST_NUMBERS // max(model.config.n_heads * n_pos**2, numbers))
 
 
 @torch.no_grad()
 def passing(
-    model: ArithmeticTransformer, tokens: Int[Tensor, "batch pos"], hooks: Sequence[str], batch: int
+    model: "ArithmeticTransformer", tokens: Int[Tensor, "batch pos"], hooks: Sequence[str], batch: int
 ) -> Iterator[dict[str, Tensor]]:
     """What passes at each hook, batch by batch, without gradients, in eval mode.
 

@@ -1,6 +1,7 @@
 """What a model does with one question: attention, the tokens it weighs, the lens, and what each part adds."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,12 @@ from torch import Tensor
 from interp_arith.errors import RequestError
 from interp_arith.interp.logit_lens import contributions, logits_of, stream_names, term_names, terms
 from interp_arith.interp.nodes import passing
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Examples, Task
 from interp_arith.tasks.pairs import PairTask
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class OneQuestion:
         return [f"{index + 1}: {symbols[int(token)]}" for index, token in enumerate(self.examples.targets[0])]
 
 
-def attention_to_tokens(model: ArithmeticTransformer, asked: OneQuestion) -> xr.DataArray:
+def attention_to_tokens(model: "ArithmeticTransformer", asked: OneQuestion) -> xr.DataArray:
     """The pattern of every head, [head, query, key], heads as "0.1" (block 0, head 1), positions as "0: 2"."""
     names = [f"blocks.{block}.attn.hook_pattern" for block in range(model.config.n_layers)]
     (passed,) = passing(model, asked.examples.tokens, names, 1)
@@ -70,7 +73,7 @@ def attention_to_tokens(model: ArithmeticTransformer, asked: OneQuestion) -> xr.
     return xr.DataArray(pattern.numpy(), coords=coords, dims=("head", "query", "key"), name="attention")
 
 
-def lens_of_question(model: ArithmeticTransformer, asked: OneQuestion) -> xr.DataArray:
+def lens_of_question(model: "ArithmeticTransformer", asked: OneQuestion) -> xr.DataArray:
     """Probability of each right token if it were read off the residual stream at each depth; [hook, answer]."""
     names, at = list(stream_names(model.config)), _predicting(asked)
     (passed,) = passing(model, asked.examples.tokens, names, 1)
@@ -84,7 +87,7 @@ def lens_of_question(model: ArithmeticTransformer, asked: OneQuestion) -> xr.Dat
     return xr.DataArray(found.cpu().numpy(), coords=coords, dims=("hook", "answer"), name="probability")
 
 
-def attribution_of_question(model: ArithmeticTransformer, asked: OneQuestion) -> xr.DataArray:
+def attribution_of_question(model: "ArithmeticTransformer", asked: OneQuestion) -> xr.DataArray:
     """What each part adds directly to each right token's logit, less the mean of all logits; [term, answer].
 
     See logit_lens.logit_attribution.
@@ -101,7 +104,7 @@ def _predicting(asked: OneQuestion) -> list[int]:
 
 
 def next_tokens(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     asked: OneQuestion,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -178,7 +181,7 @@ def _plain(value) -> str:
     return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
 
 
-def over_grid_of_pairs(model: ArithmeticTransformer, task: Task, hook: str, unit: int) -> xr.DataArray:
+def over_grid_of_pairs(model: "ArithmeticTransformer", task: Task, hook: str, unit: int) -> xr.DataArray:
     """One neuron's output, or one logit, for every question a, b at the last position of the prompt; [a, b].
 
     Args:

@@ -7,6 +7,7 @@ patching"; Wang et al. 2023, "Interpretability in the wild", section 3.1 (paths)
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,8 +30,10 @@ from interp_arith.interp.interventions import (
 )
 from interp_arith.interp.pairs import Pairs, feature_columns, matched_pairs, no_two_numbers, of_two
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Task
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 DIRECTIONS = ("noising", "denoising")
 EFFECTS = ("strong", "weak")
@@ -48,7 +51,7 @@ class Interchange:
         source: its nodes, the source and its own answer read.
     """
 
-    model: ArithmeticTransformer
+    model: "ArithmeticTransformer"
     pairs: Pairs
     base: Activations
     source: Activations
@@ -75,7 +78,7 @@ class Interchange:
         return strong.double().mean().item(), weak.double().mean().item()
 
 
-def interchange(model: ArithmeticTransformer, pairs: Pairs) -> Interchange:
+def interchange(model: "ArithmeticTransformer", pairs: Pairs) -> Interchange:
     """The pairs that a model answers right, run once each.
 
     Raises:
@@ -97,7 +100,7 @@ def interchange(model: ArithmeticTransformer, pairs: Pairs) -> Interchange:
 
 
 def patch_effects(
-    model: ArithmeticTransformer, pairs: Pairs, nodes: Sequence[Node] | None = None
+    model: "ArithmeticTransformer", pairs: Pairs, nodes: Sequence[Node] | None = None
 ) -> xr.DataArray:
     """How often one node, as it was for the other question, changes what the model writes; [direction, effect, node].
 
@@ -123,7 +126,7 @@ def patch_effects(
 
 
 def pair_effects(
-    model: ArithmeticTransformer, pairs: Pairs, positions: Iterable[int] | None = None
+    model: "ArithmeticTransformer", pairs: Pairs, positions: Iterable[int] | None = None
 ) -> xr.DataArray:
     """As patch_effects, of every two heads of one block at one position: "0.H1@5 + 0.H2@5".
 
@@ -143,7 +146,7 @@ def pair_effects(
     return _labelled(found, [f"{first} + {second}" for first, second in together], ready)
 
 
-def attribution_patching(model: ArithmeticTransformer, pairs: Pairs) -> xr.DataArray:
+def attribution_patching(model: "ArithmeticTransformer", pairs: Pairs) -> xr.DataArray:
     """What patching each node would do to the answer, to first order; [node], in nats, all nodes in one pass.
 
     (source − base) · ∂m/∂activation, the mean over pairs, where m is the logit of the replaced answer's token less
@@ -173,7 +176,7 @@ def attribution_patching(model: ArithmeticTransformer, pairs: Pairs) -> xr.DataA
 
 @torch.no_grad()
 def logit_effect(
-    model: ArithmeticTransformer, pairs: Pairs, nodes: Sequence[Node] | None = None
+    model: "ArithmeticTransformer", pairs: Pairs, nodes: Sequence[Node] | None = None
 ) -> xr.DataArray:
     """What patching each node does to the answer's logits, truly; [node], in nats; see attribution_patching."""
     ready = interchange(model, pairs)
@@ -188,7 +191,7 @@ def logit_effect(
     return xr.DataArray(found, coords={"node": [str(node) for node in nodes]}, attrs={"units": "nats"})
 
 
-def path_effect(model: ArithmeticTransformer, pairs: Pairs, sender: Node, receiver: Node) -> xr.DataArray:
+def path_effect(model: "ArithmeticTransformer", pairs: Pairs, sender: Node, receiver: Node) -> xr.DataArray:
     """As patch_effects, of the direct path from one node to a later one; [direction, effect].
 
     The receiver gets what it would put out if the sender alone were the source's: every other node is held at what it

@@ -5,6 +5,7 @@ what a probe of random labels reaches, and what the untrained model gives.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_arith import models
 from interp_arith.errors import RequestError
 from interp_arith.interp.base import Measure, Subject
 from interp_arith.interp.column_labels import (
@@ -32,9 +34,11 @@ from interp_arith.interp.discriminants import (
 )
 from interp_arith.interp.nodes import adder, batch_size, draw_full, no_columns, node_names, passing
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer, build_model
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Task
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 QUESTIONS = 4096
 """To fit on, and as many others to score on."""
@@ -42,7 +46,7 @@ _MOST_SUMS = 2**27  # of float64: hooks whose sums take more are looked at in se
 
 
 def probe(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     task: Addition,
     features: Sequence[str] | None = None,
     columns: Sequence[int] | None = None,
@@ -86,7 +90,7 @@ def probe(
     both = _joined(labels, controls)
     found = linear_accuracy(model, tokens, both, hooks)
     accuracy, control = found[..., : len(labels.names)], found[..., len(labels.names) :][..., control_of]
-    fresh = build_model(model.config, task).to(model.embed.W_E.device, print_details=False)
+    fresh = models.build_model(model.config, task).to(model.embed.W_E.device, print_details=False)
     untrained = linear_accuracy(fresh, tokens, labels, hooks)
     baseline = single_token_baseline(*tokens, labels, len(task.vocabulary))
     order = tuple(dict.fromkeys(name for name, _ in [*labels.names, *labels.left_out]))
@@ -100,7 +104,7 @@ def probe(
 
 
 def linear_accuracy(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     tokens: tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]],
     labels: Labels,
     hooks: Sequence[str],
@@ -143,7 +147,7 @@ def linear_accuracy(
 
 
 def _activations(
-    model: ArithmeticTransformer, tokens: Int[Tensor, "batch pos"], hooks: Sequence[str], batch: int
+    model: "ArithmeticTransformer", tokens: Int[Tensor, "batch pos"], hooks: Sequence[str], batch: int
 ) -> list[tuple[str, Tensor]]:
     """At each hook, of one batch.
 

@@ -1,5 +1,7 @@
 """What the weights say by themselves: spectra of the embedding and of the neuron-to-logit map, and their norms."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import xarray as xr
@@ -13,8 +15,10 @@ from interp_arith.interp.fourier import gini, spectrum
 from interp_arith.interp.keys import over_frequencies
 from interp_arith.interp.neurons import no_neurons
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Task
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 
 def no_element_tokens(task: Task, model: ModelConfig) -> str | None:
@@ -48,7 +52,7 @@ def neuron_logit_map(subject: Subject) -> Float[Tensor, "neuron d_vocab_out"]:
 
 
 @torch.no_grad()
-def neuron_logits(model: ArithmeticTransformer) -> Float[Tensor, "neuron d_vocab_out"]:
+def neuron_logits(model: "ArithmeticTransformer") -> Float[Tensor, "neuron d_vocab_out"]:
     """See neuron_logit_map."""
     out, config = model.blocks[-1].mlp.W_out, model.config
     if config.normalization == "layer" and config.final_norm:

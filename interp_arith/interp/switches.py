@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,11 @@ from interp_arith.interp.forward import Hook, in_eval_mode
 from interp_arith.interp.interventions import greedy
 from interp_arith.interp.nodes import passing
 from interp_arith.interp.pairs import no_two_numbers
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Examples, Task
 from interp_arith.tasks.sources import split_questions
+
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
 Way = Literal["zero", "mean", "patch"]
 WAYS: tuple[Way, ...] = ("zero", "mean", "patch")
@@ -62,7 +64,7 @@ class Switches:
 
 @contextmanager
 def switched(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     switches: Switches,
     other: Int[Tensor, "batch pos"] | None = None,
 ) -> Iterator[None]:
@@ -118,7 +120,7 @@ def _replacing(values: Tensor, units: Sequence[int] | None = None):
 
 
 def _values(
-    model: ArithmeticTransformer, switches: Switches, other: Int[Tensor, "batch pos"] | None
+    model: "ArithmeticTransformer", switches: Switches, other: Int[Tensor, "batch pos"] | None
 ) -> dict[str, Tensor]:
     """What stands in for what is switched off, at every position."""
     if switches.way not in WAYS:
@@ -135,7 +137,7 @@ def _values(
     return {name: torch.cat([part[name] for part in parts]).mean(dim=0) for name in switches.hooks}
 
 
-def _check(model: ArithmeticTransformer, switches: Switches) -> None:
+def _check(model: "ArithmeticTransformer", switches: Switches) -> None:
     config = model.config
     blocks = [*(b for b, _ in switches.heads), *switches.mlps, *(b for b, _ in switches.neurons)]
     if lost := [block for block in blocks if not 0 <= block < config.n_layers]:
@@ -158,7 +160,7 @@ def held_out_examples(task: Task, n: int = QUESTIONS) -> Examples:
 
 
 def changed_scores(
-    model: ArithmeticTransformer, task: Task, switches: Switches, n: int = QUESTIONS
+    model: "ArithmeticTransformer", task: Task, switches: Switches, n: int = QUESTIONS
 ) -> pd.DataFrame:
     """How many questions are answered right without the switches and with them, by complexity class where there are.
 
@@ -200,7 +202,7 @@ def changed_scores(
 _Group = tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch answer"], Bool[Tensor, "batch answer"]]
 
 
-def _groups(model: ArithmeticTransformer, task: Task, n: int) -> dict[str, _Group]:
+def _groups(model: "ArithmeticTransformer", task: Task, n: int) -> dict[str, _Group]:
     """Tokens, targets and mask, by class."""
     if no_two_numbers(task) is not None:
         examples = held_out_examples(task, n)
@@ -216,7 +218,7 @@ def _groups(model: ArithmeticTransformer, task: Task, n: int) -> dict[str, _Grou
 
 @torch.no_grad()
 def _scores(
-    model: ArithmeticTransformer,
+    model: "ArithmeticTransformer",
     tokens: Int[Tensor, "batch pos"],
     targets: Int[Tensor, "batch answer"],
     mask: Bool[Tensor, "batch answer"],
@@ -231,7 +233,7 @@ def _scores(
     return right.double().mean().item(), float(np.mean(loss[mask.flatten()].cpu().numpy()))
 
 
-def failing_questions(model: ArithmeticTransformer, task: Task, n: int = QUESTIONS) -> pd.DataFrame:
+def failing_questions(model: "ArithmeticTransformer", task: Task, n: int = QUESTIONS) -> pd.DataFrame:
     """Questions that a model answers wrong, decoded freely, as many of every class asked as in changed_scores.
 
     Args:

@@ -1,6 +1,7 @@
 """Measures over a trajectory: (step, model) pairs in, DataArrays with a `step` dim out; knows no run directory."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -8,11 +9,13 @@ import xarray as xr
 from interp_arith.interp.base import Measure, Subject
 from interp_arith.interp.keys import key_frequencies
 from interp_arith.interp.measures import MEASURES
-from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks.base import Task
 
+if TYPE_CHECKING:
+    from interp_arith.models.transformer import ArithmeticTransformer
 
-def fixed_keys(model: ArithmeticTransformer, task: Task) -> tuple[int, ...] | None:
+
+def fixed_keys(model: "ArithmeticTransformer", task: Task) -> tuple[int, ...] | None:
     """The key frequencies of a trajectory's last model, which hold at every step; None where there are none to have.
 
     Taken anew at each checkpoint they would change along the way, and the curves that rest on them with them.
@@ -24,7 +27,7 @@ def fixed_keys(model: ArithmeticTransformer, task: Task) -> tuple[int, ...] | No
 
 
 def measure_steps(
-    models: Iterable[tuple[int, ArithmeticTransformer]],
+    models: Iterable[tuple[int, "ArithmeticTransformer"]],
     task: Task,
     measures: Sequence[Measure],
     keys: Sequence[int] | None,

@@ -1,10 +1,9 @@
-"""Which transformer: a ModelConfig, and the transformer_lens.HookedTransformerConfig that it stands for."""
+"""Which transformer: a ModelConfig."""
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
-from transformer_lens import HookedTransformerConfig
 
 from interp_arith.errors import RequestError
 from interp_arith.models.position_scheme import PositionScheme
@@ -97,25 +96,3 @@ class ModelConfig(Choice):
         places = self.positions.most_places
         has_places = places is None or max(task.number_lengths) <= places
         return has_places and (task.n_ctx <= n_ctx or not self.positions.ends_with_context)
-
-    def hooked(self, d_vocab: int, d_vocab_out: int, n_ctx: int) -> HookedTransformerConfig:
-        """The TransformerLens config. It carries no seed: TransformerLens would reseed every library globally."""
-        arguments: dict[str, Any] = {
-            "n_layers": self.n_layers,
-            "d_model": self.d_model,
-            "n_ctx": n_ctx,
-            "n_heads": self.n_heads,
-            "d_head": self.head_width,
-            "d_mlp": None if self.attention_only else self.d_mlp,
-            "d_vocab": d_vocab,
-            "d_vocab_out": d_vocab_out,
-            "act_fn": self.activation,
-            "gated_mlp": self.gated,
-            "attn_only": self.attention_only,
-            "normalization_type": {"none": None, "layer": "LN", "rms": "RMS"}[self.normalization],
-            "eps": self.norm_epsilon,
-            "init_weights": False,
-            "device": "cpu",
-            **self.positions.hooked_arguments(self.head_width),
-        }
-        return HookedTransformerConfig(**arguments)

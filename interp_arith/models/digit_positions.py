@@ -16,10 +16,9 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
-from transformer_lens.hook_points import HookPoint
 
 from interp_arith.errors import RequestError
-from interp_arith.models.position_scheme import Find, Ids, PositionScheme, by_index
+from interp_arith.models.position_scheme import Find, HookMaker, Ids, PositionScheme, by_index
 from interp_arith.tasks.base import Places, Task
 from interp_arith.tasks.sampling import Moves
 
@@ -83,13 +82,13 @@ class DigitScheme(PositionScheme, ABC):
         """The standard type, whose table is replaced."""
         return {"positional_embedding_type": "standard"}
 
-    def module(self, learned: Any, task: Task | None) -> nn.Module:
+    def module(self, learned: Any, task: Task | None, hook_point: HookMaker) -> nn.Module:
         """The tables, each with its hook point."""
         if task is None:
             raise RequestError(
                 f"positions {self.kind} follow the digits of a task, and none is given; use build_model(config, task)"
             )
-        return DigitPositions(self, task, learned.cfg.d_model)
+        return DigitPositions(self, task, learned.cfg.d_model, hook_point)
 
     def tables(self, task: Task) -> dict[str, int]:
         """Name -> rows of each trained table."""
@@ -210,14 +209,15 @@ class DigitPositions(nn.Module):
         scheme: which rows are read.
         task: tells the places of tokens.
         d_model: width of a row.
+        hook_point: makes one.
     """
 
-    def __init__(self, scheme: DigitScheme, task: Task, d_model: int) -> None:
+    def __init__(self, scheme: DigitScheme, task: Task, d_model: int, hook_point: HookMaker) -> None:
         super().__init__()
         self._scheme, self._task = scheme, task
         for name, rows in scheme.tables(task).items():
             setattr(self, f"W_{name}", nn.Parameter(torch.empty(rows, d_model)))
-            setattr(self, f"hook_{name}", HookPoint())  # [batch, pos, d_model]
+            setattr(self, f"hook_{name}", hook_point())  # [batch, pos, d_model]
 
     def forward(
         self,

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from interp_arith.models.attention import mixed_pattern, score_scale
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.lookup import entries, one_hot_entries, one_hot_rows, pair_rows, row_sums, rows
+from interp_arith.models.patterns import mixed_pattern, score_scale
 from interp_arith.models.position_scheme import Ids
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}

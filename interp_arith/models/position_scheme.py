@@ -15,6 +15,8 @@ Ids = Mapping[str, Int[Tensor, "*axes pos"]]
 """Name of a position table -> which of its rows each token reads."""
 Find = Callable[[Tensor, Tensor], Tensor]
 """A table and row numbers -> the rows."""
+HookMaker = Callable[[], nn.Module]
+"""Makes a hook point of TransformerLens."""
 
 
 def by_index(
@@ -56,8 +58,14 @@ class PositionScheme(Choice, ABC):
     def hooked_arguments(self, d_head: int) -> dict[str, Any]:
         """What TransformerLens is told."""
 
-    def module(self, learned: Any, task: Task | None) -> nn.Module:
-        """What stands at `pos_embed` of the hooked model, in place of the learned table."""
+    def module(self, learned: Any, task: Task | None, hook_point: HookMaker) -> nn.Module:
+        """What stands at `pos_embed` of the hooked model, in place of the learned table.
+
+        Args:
+            learned: that table.
+            task: what is learnt.
+            hook_point: makes one.
+        """
         return learned
 
     def start(self, parameters: Mapping[str, Tensor]) -> None:

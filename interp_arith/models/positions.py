@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from interp_arith.models.digit_positions import Abacus, Coupled, SegmentDigit
-from interp_arith.models.position_scheme import Find, Ids, PositionScheme, by_index
+from interp_arith.models.position_scheme import Find, HookMaker, Ids, PositionScheme, by_index
 from interp_arith.registry import Registry
 from interp_arith.tasks.base import Task
 
@@ -99,7 +99,7 @@ class NoPositions(PositionScheme):
         """TransformerLens has no such type: the standard one, with the table replaced by zeros."""
         return {"positional_embedding_type": "standard"}
 
-    def module(self, learned: Any, task: Task | None) -> nn.Module:
+    def module(self, learned: Any, task: Task | None, hook_point: HookMaker) -> nn.Module:
         """Zeros, so that `hook_pos_embed` stays live."""
         return _ZeroPositions(learned.cfg.d_model)
 

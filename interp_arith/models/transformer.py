@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformer_lens import ActivationCache, HookedTransformer
-from transformer_lens.components import MLP, Unembed
 from transformer_lens.hook_points import HookPoint
 
 from interp_arith.errors import RequestError, unknown
 from interp_arith.models.attention import MixedAttention, ScaledAttention
 from interp_arith.models.config import ModelConfig
+from interp_arith.models.hooked_parts import DeepMLP, TiedUnembed, hooked_config
 from interp_arith.models.position_scheme import Ids
 from interp_arith.tasks.base import Task
 
@@ -22,60 +22,6 @@ HookFunction = Callable[[nn.Module, Any, Any], Any]
 AttentionMask = Int[Tensor, "batch pos"] | None
 Logits = Float[Tensor, "batch pos d_vocab_out"]
 Attention = Float[Tensor, "batch head query key"]
-
-
-class TiedUnembed(Unembed):
-    """An unembedding without a matrix of its own: W_U is the transpose of W_E."""
-
-    def __init__(self, cfg: Any, embed: nn.Module) -> None:
-        super().__init__(cfg)
-        del self.W_U
-        object.__setattr__(self, "_embed", embed)  # no submodule: the parameter is listed once
-
-    def __getattr__(self, name: str) -> Any:
-        return self._embed.W_E.T if name == "W_U" else super().__getattr__(name)
-
-
-class HiddenLayer(nn.Module):
-    """One more layer of neurons inside an MLP: activation(x W + b)."""
-
-    def __init__(self, d_mlp: int, activation: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.W_hidden = nn.Parameter(torch.empty(d_mlp, d_mlp))
-        self.b_hidden = nn.Parameter(torch.zeros(d_mlp))
-        self.activation = activation
-        self.hook_pre = HookPoint()  # [batch, pos, d_mlp]
-        self.hook_post = HookPoint()  # [batch, pos, d_mlp]
-
-    def forward(self, x: Float[Tensor, "batch pos neuron"]) -> Float[Tensor, "batch pos neuron"]:
-        return self.hook_post(self.activation(self.hook_pre(x @ self.W_hidden + self.b_hidden)))
-
-
-class DeepMLP(MLP):
-    """An MLP with more than one layer of neurons; `hook_pre` and `hook_post` are those of the first.
-
-    The later ones are `hidden.0.hook_pre`, `hidden.0.hook_post`, … A gate, if any, is on the first layer.
-    """
-
-    def __init__(self, cfg: Any, depth: int) -> None:
-        super().__init__(cfg)
-        d_model, d_mlp = self.W_in.shape
-        self.gated = self.cfg.gated_mlp
-        if self.gated:
-            self.W_gate = nn.Parameter(torch.empty(d_model, d_mlp))
-            self.hook_pre_linear = HookPoint()  # [batch, pos, d_mlp]
-        self.hidden = nn.ModuleList(HiddenLayer(d_mlp, self.act_fn) for _ in range(depth - 2))
-
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        if self.gated:
-            gate = self.act_fn(self.hook_pre(x @ self.W_gate))
-            neurons = gate * self.hook_pre_linear(x @ self.W_in) + self.b_in
-        else:
-            neurons = self.act_fn(self.hook_pre(x @ self.W_in + self.b_in))
-        neurons = self.hook_post(neurons)
-        for layer in self.hidden:
-            neurons = layer(neurons)
-        return neurons @ self.W_out + self.b_out
 
 
 class ArithmeticTransformer(HookedTransformer):
@@ -103,11 +49,11 @@ class ArithmeticTransformer(HookedTransformer):
         with warnings.catch_warnings():
             # TransformerLens announces that 4.0 drops HookedTransformer; this package requires 3.9.
             warnings.simplefilter("ignore", DeprecationWarning)
-            super().__init__(config.hooked(d_vocab, d_vocab_out, n_ctx))
+            super().__init__(hooked_config(config, d_vocab, d_vocab_out, n_ctx))
         self.config, self._task = config, task
         self._registered: dict[str, RemovableHandle] = {}
         if hasattr(self, "pos_embed"):
-            self.pos_embed = config.positions.module(self.pos_embed, task)
+            self.pos_embed = config.positions.module(self.pos_embed, task, HookPoint)
         if config.normalization != "none" and not config.final_norm:
             self.ln_final = nn.Identity()
         if config.tied:

@@ -6,8 +6,9 @@ from planted_carries import UNITS_LAST, PlantedAdder, predicts
 
 from interp_arith.errors import RequestError
 from interp_arith.interp.ablation import by_class
-from interp_arith.interp.digit_circuits import Digit, MeanHeld, brought, digit_circuit, digit_circuits
+from interp_arith.interp.digit_circuits import Digit, brought, digit_circuit, digit_circuits
 from interp_arith.interp.interventions import Node
+from interp_arith.interp.mean_held import MeanHeld
 from interp_arith.tasks import Addition, ModularArithmetic
 
 TASK = UNITS_LAST

@@ -9,7 +9,7 @@ from torch.func import functional_call, vmap
 
 from interp_arith.errors import RequestError
 from interp_arith.models import ModelConfig, build_model
-from interp_arith.models.attention import mixed_pattern
+from interp_arith.models.patterns import mixed_pattern
 from interp_arith.tasks import Addition
 
 CONFIGS = example_model_configs()

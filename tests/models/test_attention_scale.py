@@ -8,8 +8,8 @@ from oracles import example_model_configs, random_weights
 
 from interp_arith.errors import RequestError
 from interp_arith.models import ModelConfig, build_model
-from interp_arith.models.attention import score_scale
 from interp_arith.models.lean import answer_logits
+from interp_arith.models.patterns import score_scale
 from interp_arith.tasks import Addition
 
 CONFIGS = example_model_configs()

@@ -10,6 +10,7 @@ from oracles import example_model_configs, published_config
 
 from interp_arith.errors import RequestError
 from interp_arith.models import ModelConfig, build_model
+from interp_arith.models.hooked_parts import hooked_config
 from interp_arith.models.positions import NoPositions, Rotary
 from interp_arith.tasks import Addition, ModularArithmetic
 
@@ -21,7 +22,7 @@ def parameter_count(config, task) -> int:
 
 
 def test_the_hooked_config_has_no_seed():
-    hooked = ModelConfig().hooked(114, 113, 3)
+    hooked = hooked_config(ModelConfig(), 114, 113, 3)
     assert hooked.seed is None
     assert hooked.init_weights is False
 

@@ -8,6 +8,7 @@ from oracles import random_weights
 from transformer_lens import HookedTransformer
 
 from interp_arith.models import ModelConfig, build_model
+from interp_arith.models.hooked_parts import hooked_config
 from interp_arith.models.positions import POSITIONS, Learned, NoPositions, Rotary
 from interp_arith.tasks import Addition
 
@@ -94,6 +95,6 @@ def test_without_positions_the_position_hook_is_live_and_zero():
 def test_a_plain_hooked_transformer_gives_the_same_logits(positions):
     config = ModelConfig(**SMALL, n_layers=2, positions=positions, normalization="layer")
     model = random_weights(build_model(config, TASK))
-    plain = HookedTransformer(config.hooked(len(TASK.vocabulary), TASK.d_vocab_out, TASK.n_ctx))
+    plain = HookedTransformer(hooked_config(config, len(TASK.vocabulary), TASK.d_vocab_out, TASK.n_ctx))
     plain.load_state_dict(model.state_dict())
     assert torch.equal(plain(TOKENS), model(TOKENS))

@@ -10,6 +10,7 @@ from transformer_lens import HookedTransformer
 
 from interp_arith.errors import RequestError
 from interp_arith.models import ArithmeticTransformer, ModelConfig, build_model
+from interp_arith.models.hooked_parts import hooked_config
 from interp_arith.tasks import Addition, ModularArithmetic
 
 CONFIGS = example_model_configs()
@@ -188,7 +189,7 @@ class TestForeignWeights:
 
     def plain(self, config: ModelConfig) -> HookedTransformer:
         """A HookedTransformer of TransformerLens' own, with random weights."""
-        plain = HookedTransformer(config.hooked(14, 14, TASK.n_ctx))
+        plain = HookedTransformer(hooked_config(config, 14, 14, TASK.n_ctx))
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
             for parameter_name, parameter in plain.named_parameters():
