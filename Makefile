@@ -11,7 +11,7 @@ train: $(VENV)/.installed  ## train mod-add-113 until it has grokked (a finished
 	$(BIN)/interp-arith train mod-add-113 --resume
 
 test: check  ## every check and every test
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_OPTIONS)
 
 check: $(VENV)/.installed-dev  ## format, lint and types
 	$(BIN)/ruff format --check interp_arith app tests benchmarks analyses

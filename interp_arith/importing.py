@@ -37,6 +37,7 @@ def import_weights(
     split: np.ndarray | None = None,
     layout: Layout = "auto",
     ignore: Sequence[str] = (),
+    vocabulary: Sequence[str] | None = None,
 ) -> Run:
     """A run of somebody else's weights, with one checkpoint, at step 0, and its status "imported".
 
@@ -50,6 +51,8 @@ def import_weights(
         split: True at [a, b] where a question was trained on; the task's own split if None.
         layout: "transformer-lens", "transposed" as in early grokking code, or "auto".
         ignore: names of tensors to leave out.
+        vocabulary: their tokens in the order of their ids, where it is another than the task's:
+            `list("0123456789+-=")`.
 
     Raises:
         RequestError: the file, the weights or the split do not fit, or the run exists; nothing is written.
@@ -60,7 +63,7 @@ def import_weights(
         file = Path(weights)
         weights, source = read_tensors(file), str(file)
         digest = sha256(file.read_bytes()).hexdigest()
-    model = imported_model(weights, config.model, config.task, layout, ignore)
+    model = imported_model(weights, config.model, config.task, layout, ignore, vocabulary)
     found = scores(model, config)
     metrics = {
         f"{row['set']}_{what}": float(row[what])

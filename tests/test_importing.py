@@ -76,6 +76,45 @@ class TestImportWeights:
         ours = ia.train(config, out=tmp_path, device="cpu", progress=False)
         assert all(torch.equal(tensor, weights[name]) for name, tensor in ours.weights(0).items())
 
+    def test_an_adder_with_another_vocabulary_is_the_same_adder_here(self, tmp_path):
+        ours = ia.load_run("checkpoints/add-5d-msb-s1")
+        symbols = ours.task.vocabulary.symbols
+        written = symbols[: symbols.index("<pad>")]
+        theirs = [*reversed(written), "*"]  # other ids, no <pad>, and a token that the task does not write
+        weights = ours.model().state_dict()
+        ids = torch.tensor([symbols.index(symbol) for symbol in theirs[:-1]])
+        W_E, W_U = weights["embed.W_E"], weights["unembed.W_U"]
+        weights["embed.W_E"] = torch.cat([W_E[ids], torch.full_like(W_E[:1], 7)])
+        weights["unembed.W_U"] = torch.cat([W_U[:, ids], torch.full_like(W_U[:, :1], 7)], dim=1)
+        weights["unembed.b_U"] = torch.zeros(len(theirs))
+        run = ia.import_weights(weights, ours.config, name="theirs", out=tmp_path, vocabulary=theirs)
+        tokens = ours.task.examples(["98765+12345=", "50005+49995="]).tokens
+        assert torch.equal(
+            run.model()(tokens)[..., : len(written)], ours.model()(tokens)[..., : len(written)]
+        )
+        assert run.add(99999, 1) == 100000
+        assert run.measure(["class_exact_match"])["class_exact_match"].min() > 0.99
+
+    @pytest.mark.parametrize(
+        ("vocabulary", "message"),
+        [
+            (
+                "0123456789",
+                r"vocabulary: .*\+.* not among the 10 given, 0 1 2 3 4 5 6 7 8 9; the task writes 0 1",
+            ),
+            ("0123456789+-=*@", r"vocabulary: 15 tokens given, and embed.W_E is \[14, 64\]"),
+        ],
+    )
+    def test_a_vocabulary_that_does_not_fit_is_refused_and_nothing_is_written(
+        self, vocabulary, message, tmp_path
+    ):
+        ours = ia.load_run("checkpoints/add-5d-msb-s1")
+        with pytest.raises(RequestError, match=message):
+            ia.import_weights(
+                ours.weights(), ours.config, name="theirs", out=tmp_path, vocabulary=list(vocabulary)
+            )
+        assert not (tmp_path / "theirs").exists()
+
     @pytest.mark.parametrize(
         ("mask", "message"),
         [

@@ -30,6 +30,7 @@ def run(arguments: list[str]) -> None:
         split: Path | None = None,
         layout: Layout = "auto",
         ignore: tuple[str, ...] = (),
+        vocabulary: str | None = None,
         out: Path = Path("runs"),
     ) -> None:
         """Import weights.
@@ -40,11 +41,14 @@ def run(arguments: list[str]) -> None:
             split: a .npy file, True at [a, b] where a question was trained on.
             layout: of the state dict; transposed is that of early grokking code.
             ignore: names of tensors to leave out.
+            vocabulary: their tokens in the order of their ids, such as 0123456789+-=, with spaces between them where
+                one has more than a letter.
             out: the folder of runs.
         """
         finished = finish_config(start, config, rest)
         mask = None if split is None else _read_mask(split)
-        found = import_weights(file, finished, out=out, split=mask, layout=layout, ignore=ignore)
+        tokens = vocabulary and (vocabulary.split() if " " in vocabulary else list(vocabulary))
+        found = import_weights(file, finished, None, out, mask, layout, ignore, tokens or None)
         _tell(found)
         if mask is None and isinstance(found.task, PairTask):
             print(

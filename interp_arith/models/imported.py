@@ -107,6 +107,7 @@ def imported_model(
     task: Task,
     layout: Layout = "auto",
     ignore: Sequence[str] = (),
+    vocabulary: Sequence[str] | None = None,
 ) -> ArithmeticTransformer:
     """A model of somebody else's weights, in eval mode.
 
@@ -119,9 +120,11 @@ def imported_model(
         task: what was learnt.
         layout: "auto" tells it by W_O, which has three axes in TransformerLens and two in the transposed layout.
         ignore: names of tensors to leave out.
+        vocabulary: their tokens in the order of their ids, as the task writes them; those of the task unless given.
 
     Raises:
-        RequestError: tensors are missing, unexpected, of another shape, or not finite; each is named.
+        RequestError: tensors are missing, unexpected, of another shape, or not finite; each is named. Or their
+            vocabulary lacks a token of the task.
     """
     model, state = build_model(config, task), _state_dict(weights, "what was given")
     if absent := set(ignore) - set(state):
@@ -131,6 +134,8 @@ def imported_model(
         for name, tensor in state.items()
         if name.rsplit(".", 1)[-1] not in _BUFFERS and name not in ignore
     }
+    if vocabulary is not None:
+        given = _with_ids_of(task, given, vocabulary)
     given = _without_other_logits(given, len(task.vocabulary), task.d_vocab_out)
     layout = layout_of(given) if layout == "auto" else layout
     _check(given, model, layout)
@@ -150,6 +155,32 @@ def layout_of(weights: Mapping[str, Tensor]) -> Layout:
     """The layout of a state dict, by the axes of W_O."""
     flat = any(tensor.ndim == 2 for name, tensor in weights.items() if name.endswith(".W_O"))
     return "transposed" if flat else "transformer-lens"
+
+
+def _with_ids_of(task: Task, weights: dict[str, Tensor], vocabulary: Sequence[str]) -> dict[str, Tensor]:
+    """The same weights with the token ids of the task; what their other tokens have is left out.
+
+    Where they have no <pad>, or no <end> and the task writes none, it gets the vectors of "=", which answers nothing.
+    """
+    symbols, given = task.vocabulary.symbols, list(vocabulary)
+    needless = {"<pad>"} | ({"<end>"} if task.end_token_id is None else set())
+    if absent := [symbol for symbol in symbols if symbol not in {*given, *needless}]:
+        raise RequestError(
+            f"vocabulary: {' '.join(absent)} not among the {len(given)} given, {' '.join(given)}; the task "
+            f"writes {' '.join(symbol for symbol in symbols if symbol not in needless)}"
+        )
+    ids = torch.tensor([given.index(symbol if symbol in given else "=") for symbol in symbols])
+    axes = {"embed.W_E": int(layout_of(weights) == "transposed"), "unembed.W_U": 1, "unembed.b_U": 0}
+    changed = {}
+    for name in (name for name in axes if name in weights):
+        tensor, axis = weights[name], axes[name]
+        if tensor.ndim <= axis or tensor.shape[axis] != len(given):
+            raise RequestError(
+                f"vocabulary: {len(given)} tokens given, and {name} is {_said(tuple(tensor.shape))}"
+            )
+        wanted = ids if name == "embed.W_E" else ids[: task.d_vocab_out]
+        changed[name] = tensor.index_select(axis, wanted)
+    return weights | changed
 
 
 def _without_other_logits(weights: dict[str, Tensor], d_vocab: int, d_vocab_out: int) -> dict[str, Tensor]:
