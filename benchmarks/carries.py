@@ -3,7 +3,7 @@
     python benchmarks/carries.py RUNS README.md
 
 RUNS holds runs of the presets below; measures are kept in them, and taken where they are not (minutes a run).
-Presets without a run there keep their rows.
+Presets without a run there keep their rows. Of the run that comes along, docs/circuit.png is drawn.
 """
 
 import argparse
@@ -11,15 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from plots import photograph
 from readme import replace_rows
 from tables import table
 
+from interp_arith.figures.circuits import circuit_diagram
+from interp_arith.figures.curves import write_html
 from interp_arith.interp.ablation import USEFUL
 from interp_arith.interp.bootstrap import mean_over_seeds
 from interp_arith.interp.carry_use import DECODABLE, USED, first_steps
 from interp_arith.run import Run, find_runs
+from interp_arith.tasks import Addition
 
 PRESETS = ("add-5d-msb", "add-5d-msb-1l", "mixed-6d", "add-10d-763")
+DRAWN, WIDTH = "add-5d-msb-s1", 1000
+"""The run whose circuits are drawn, and pixels."""
 LEARNT = 0.99
 """Exact match from which on a class counts as learnt."""
 MARKS = [
@@ -118,6 +124,25 @@ def circuit_row(name: str, runs: list[Run]) -> list[str]:
     ]
 
 
+def draw_circuits(run: Run, picture: Path) -> None:
+    """What each digit needs, as a picture."""
+    last = {name: x.isel(step=-1) for name, x in run.kept(["circuit_nodes", "circuit_node_loss"]).items()}
+    task = run.task
+    assert isinstance(task, Addition)
+    figure = circuit_diagram(
+        last["circuit_nodes"],
+        last["circuit_node_loss"],
+        task.position_names,
+        task.answer_names,
+        f"{run.name}: the nodes that each token of the answer needs",
+    )
+    figure.update_layout(width=WIDTH)
+    page = picture.with_suffix(".html")
+    write_html(figure, page)
+    photograph(page, picture, WIDTH + 16, figure.to_dict()["layout"]["height"] + 16)
+    page.unlink()
+
+
 def steps_of(run: Run) -> list[int]:
     """Those at which something is kept; all of the trajectory where nothing is."""
     kept = run.kept(["carry_used"]).get("carry_used")
@@ -143,6 +168,9 @@ def main() -> None:
         for name, runs in by_preset.items()
         if any(r.kept(["circuit_nodes"]) for r in runs)
     ]
+    for run in all_runs:
+        if run.name == DRAWN:
+            draw_circuits(run, arguments.readme.parent / "docs" / "circuit.png")
     print("\n".join(replace_rows(arguments.readme, "carry-circuits", table(CIRCUITS, rows), PRESETS)))
 
 
