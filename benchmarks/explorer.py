@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 RUNS = {"mod-113-canonical-s0": ("", "fourier"), "add-5d-msb-s1": ("", "logits")}
@@ -75,7 +75,7 @@ def reach(tab: Page, url: str) -> None:
         try:
             tab.goto(url)
             return
-        except Exception:  # noqa: BLE001 - whatever the browser says while nothing listens yet
+        except Error:  # nothing listens yet
             time.sleep(0.05)
     raise SystemExit(f"no answer from {url}")
 

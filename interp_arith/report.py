@@ -75,8 +75,8 @@ def page(run: Run, device: str = "auto") -> str:
     if "key_frequencies" in now:
         parts += [*_frequencies(measures, now, pictures), *_evidence(now), *_algorithm(now)]
     if isinstance(run.task, Addition):
-        dear = adder_measures(run, last, device)
-        parts += adder_sections(run, measures, dear, _figure, _table, _definitions)
+        dear, left_out = adder_measures(run, last, device)
+        parts += adder_sections(run, measures, dear, left_out, _figure, _table, _definitions)
         now = now.merge(
             {name: found.sel(step=last) for name, found in dear.items()}, compat="override", join="outer"
         )

@@ -1,8 +1,8 @@
 """What a report says of an adder: by class, where it looks, where carries are read and used, which nodes it needs."""
 
+import html
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 
 import plotly.graph_objects as go
 import xarray as xr
@@ -28,27 +28,31 @@ KEPT = ("circuit_nodes", "circuit_node_loss", "circuit_exact_match")
 Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
 
-def adder_measures(run: Run, step: int, device: str) -> dict[str, xr.DataArray]:
+def adder_measures(run: Run, step: int, device: str) -> tuple[dict[str, xr.DataArray], list[str]]:
     """What the sections below need besides the measures that are not dear, each with a `step` dim.
 
-    A measure that cannot be taken of this model is left out, and its section with it.
+    A measure that cannot be taken of this model is left out, and its section with it: a sentence says why.
     """
 
     def apply(names: Sequence[str]) -> bool:
         return all(MEASURES[name].why_not(run.task, run.config.model) is None for name in names)
 
     found: dict[str, xr.DataArray] = {}
+    left_out: list[str] = []
     for names in filter(apply, DEAR):
-        with suppress(RequestError):  # such as a model that answers no question of a kind right
+        try:
             found |= run.measure(names, [step], device).data_vars  # pyright: ignore[reportOperatorIssue]
+        except RequestError as error:  # such as a model that answers no question of a kind right
+            left_out.append(f"{' and '.join(names)}: {error}")
     kept = run.kept([name for names in (*DEAR, KEPT) if apply(names) for name in names])
-    return found | {name: x for name, x in kept.items() if step in x["step"].to_numpy()}
+    return found | {name: x for name, x in kept.items() if step in x["step"].to_numpy()}, left_out
 
 
 def adder_sections(
     run: Run,
     measures: xr.Dataset,
     dear: dict[str, xr.DataArray],
+    left_out: Sequence[str],
     figure: Callable[[go.Figure], str],
     table: Table,
     definitions: Callable[..., str],
@@ -59,6 +63,7 @@ def adder_sections(
         run: of an adder.
         measures: that are not dear, over the trajectory.
         dear: what adder_measures gives.
+        left_out: why some of it is not there.
         figure: draws a figure.
         table: a table of a header and rows.
         definitions: folds of the measures of these names.
@@ -74,6 +79,9 @@ def adder_sections(
     yield from _carries(dear, at, positions, figure, table, definitions)
     yield from _nodes(at, positions, answers, figure, table, definitions)
     yield from _looks(now, answers, figure, definitions)
+    if left_out:
+        yield "<h2>What could not be measured</h2>"
+        yield f"<ul>{''.join(f'<li>{html.escape(reason)}</li>' for reason in left_out)}</ul>"
 
 
 def _by_class(

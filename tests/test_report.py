@@ -142,7 +142,7 @@ def test_an_adder_s_page_shows_circuits_only_where_the_run_keeps_them(adders_pag
     assert "the nodes that each token of the answer needs" not in adders_page
 
 
-def test_of_an_adder_that_answers_nothing_what_cannot_be_taken_is_left_out(tmp_path):
+def test_of_an_adder_that_answers_nothing_what_cannot_be_taken_is_left_out_and_said(tmp_path):
     config = preset(
         "add-5d-msb", task={"n_digits": 2}, model={"d_model": 12, "d_mlp": 8}, budget={"steps": 1}
     )
@@ -151,6 +151,8 @@ def test_of_an_adder_that_answers_nothing_what_cannot_be_taken_is_left_out(tmp_p
     assert "Which questions it answers" in text
     assert "patch effect" not in text
     assert "ablation effect" in text
+    assert "What could not be measured" in text
+    assert "patch_effect: " in text
 
 
 def test_a_folder_is_no_page(run, tmp_path):
