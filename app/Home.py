@@ -14,14 +14,19 @@ from charts import STYLE
 from state import View, choose, show
 
 TITLES = ("Training", "Attention", "Logits", "Fourier", "Carries", "Intervene", "Compare", "Data")
+SECONDS_TO_PAINT = 2.0
 
 
 def draw(title: str, view: View | None) -> None:
-    """A page. The first comes before the imports of all others, which then follow in the background."""
-    if title != TITLES[0]:
+    """A page. The first comes before the imports of all others, which follow when it has been painted."""
+    is_first = title == TITLES[0]
+    if not is_first:
         warm()
     show(importlib.import_module(f"views.{title.lower()}").draw, view)
-    threading.Thread(target=warm, daemon=True).start()
+    if is_first:
+        later = threading.Timer(SECONDS_TO_PAINT, warm)
+        later.daemon = True
+        later.start()
 
 
 st.set_page_config(page_title="interp_arith", page_icon="➕", layout="wide")

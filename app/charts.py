@@ -1,5 +1,7 @@
 """A chart on a page, with its picture, its page and its data to take away."""
 
+from functools import partial
+
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -19,26 +21,29 @@ def chart(figure: go.Figure, name: str, data: Data, key: str) -> None:
     """A figure; below it, behind a word, its page and its data. Its picture is the camera of its toolbar.
 
     Args:
-        figure: to be shown.
+        figure: to be shown; its title goes to the page, where it wraps, and comes back in what is taken away.
         name: of the files.
         data: that the figure shows.
         key: no other chart on the page has it.
     """
-    st.markdown(f"**{plain(figure.layout.title.text)}**")
-    shown = go.Figure(figure).update_layout(
-        title_text=None, margin_t=max(30, (figure.layout.margin.t or 80) - 30)
-    )
+    title, margin = figure.layout.title.text, figure.layout.margin.t or 80
+    st.markdown(f"**{plain(title)}**")
+    # a copy would take as long as drawing it
+    figure.update_layout(title_text=None, margin_t=max(30, margin - 30))
     options = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "filename": name, "scale": 2}}
-    st.plotly_chart(shown, key=key, config=options)
+    st.plotly_chart(figure, key=key, config=options)
     with st.popover("Take away", type="tertiary"):
         st.caption("PNG: the camera in the chart's toolbar")
-        st.download_button(
-            "HTML", lambda: figure.to_html(include_plotlyjs=True), f"{name}.html", "text/html", key=f"{key} html",
-            on_click="ignore",
-        )  # fmt: skip
+        page = partial(as_page, figure, title, margin)
+        st.download_button("HTML", page, f"{name}.html", "text/html", key=f"{key} html", on_click="ignore")
         st.download_button(
             "CSV", lambda: as_csv(data), f"{name}.csv", "text/csv", key=f"{key} csv", on_click="ignore"
         )
+
+
+def as_page(figure: go.Figure, title: str, margin: float) -> str:
+    """The figure as it was before its title went to the Streamlit page, as a page of its own."""
+    return go.Figure(figure).update_layout(title_text=title, margin_t=margin).to_html(include_plotlyjs=True)
 
 
 def as_csv(data: Data) -> str:
