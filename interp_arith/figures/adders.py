@@ -5,6 +5,7 @@ Knows no model: labelled arrays come in, a figure goes out.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,57 +96,69 @@ def place_maps(
     ]
     _check("place_maps", values, dims)
     values = values.transpose(*dims)
-    labels = [None] if panels is None else values[panels].to_numpy().tolist()
-    columns = min(_PANELS_A_ROW, len(labels))
-    rows = math.ceil(len(labels) / columns)
+    steps = values["step"].to_numpy().tolist() if "step" in values.dims else [None]
+    draw = partial(_heat_maps, values, x, y, panels, x_names)
+    traces = draw(steps[-1])
+    columns = min(_PANELS_A_ROW, len(traces))
+    rows = math.ceil(len(traces) / columns)
     height = max(90, min(24 * values.sizes[y], 250))
     figure = make_subplots(
         rows,
         columns,
-        subplot_titles=None if panels is None else [_panel_name(panels, label) for label in labels],
+        subplot_titles=None
+        if panels is None
+        else [_panel_name(panels, each) for each in _labels(values, panels)],
         shared_yaxes=True,
         shared_xaxes=False,
         horizontal_spacing=0.03,
         vertical_spacing=min(0.9 / max(rows - 1, 1), 75 / (rows * (height + 75))),
     )
-    steps = values["step"].to_numpy().tolist() if "step" in values.dims else [None]
-    words = _words(values)
-
-    def heat_maps(step: int | None) -> list[go.Heatmap]:
-        at = values if step is None else values.sel(step=step)
-        return [
-            go.Heatmap(
-                x=np.arange(values.sizes[x]),
-                y=[str(label) for label in values[y].to_numpy()],
-                z=(at if label is None else at.sel({panels: label})).to_numpy(),
-                coloraxis="coloraxis",
-                text=[[str(name) for name in _names(values, x, x_names)]] * values.sizes[y],
-                hovertemplate="%{y}, %{text}: %{z:.3f}<extra></extra>",
-            )
-            for label in labels
-        ]
-
-    for index, trace in enumerate(heat_maps(steps[-1])):
+    for index, trace in enumerate(traces):
         figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
     ticks = {"tickvals": [*range(values.sizes[x])], "ticktext": [*map(str, _names(values, x, x_names))]}
     figure.update_xaxes(**ticks, tickangle=0, tickfont_size=9, showgrid=False)
     figure.update_xaxes(title_text=x_title or x.replace("_", " "), title_standoff=4, row=rows)
-    figure.update_yaxes(autorange="reversed", tickfont_size=10, showgrid=False)
+    figure.update_yaxes(autorange="reversed", tickfont_size=10, showgrid=False, automargin=True)
     figure.update_layout(_layout(title, template, 150 + rows * (height + 75) + 60 * (len(steps) > 1)))
-    centred = span[0] == -span[1]
     figure.update_layout(
         margin={"l": 10, "r": 10, "t": 90, "b": 60 + 70 * (len(steps) > 1)},
         coloraxis={
-            "colorscale": "RdBu_r" if centred else COLOURS,
+            "colorscale": "RdBu_r" if span[0] == -span[1] else COLOURS,
             "cmin": span[0],
             "cmax": span[1],
-            "colorbar": {"title": f"{words}{unit_words(values)}", "title_side": "right", "thickness": 14},
+            "colorbar": {
+                "title": f"{_words(values)}{unit_words(values)}",
+                "title_side": "right",
+                "thickness": 14,
+            },
         },
     )
-    figure.update_yaxes(automargin=True)
     if len(steps) > 1:
-        _add_slider(figure, steps, heat_maps)
+        _add_slider(figure, steps, draw)
     return figure
+
+
+def _heat_maps(
+    values: xr.DataArray, x: str, y: str, panels: str | None, x_names: Sequence[str] | None, step: int | None
+) -> list[go.Heatmap]:
+    """One for each panel, at a step if there are steps."""
+    at = values if step is None else values.sel(step=step)
+    return [
+        go.Heatmap(
+            x=np.arange(values.sizes[x]),
+            y=[str(label) for label in values[y].to_numpy()],
+            z=(at if panels is None else at.sel({panels: label})).to_numpy(),
+            coloraxis="coloraxis",
+            text=[[str(name) for name in _names(values, x, x_names)]] * values.sizes[y],
+            hovertemplate="%{y}, %{text}: %{z:.3f}<extra></extra>",
+        )
+        for label in _labels(values, panels)
+    ]
+
+
+def _labels(values: xr.DataArray, panels: str | None) -> list:
+    """Of the panels; where there are none, one that says nothing."""
+    return [None] if panels is None else values[panels].to_numpy().tolist()
 
 
 def use_curves(

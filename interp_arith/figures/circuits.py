@@ -49,21 +49,9 @@ def circuit_diagram(
     nodes, loss = (values.transpose("answer", "block", "part", "pos") for values in (nodes, loss))
     figure = go.Figure(layout={"template": template})
     first = nodes.sizes["pos"] - len(lanes)
-    for lane, (answer, name) in enumerate(zip(lanes, answers, strict=True)):
-        low = -lane * (blocks + 0.6)
-        if lane % 2 == 0:
-            figure.add_hrect(
-                y0=low - 0.8, y1=low + blocks - 0.2, fillcolor=_SHADE, line_width=0, layer="below"
-            )
-        figure.add_shape(
-            type="line",
-            x0=first + lane,
-            x1=first + lane,
-            y0=low - 0.7,
-            y1=low + blocks - 0.3,
-            line={"color": "#9aa0a6", "dash": "dot", "width": 1},
-            layer="below",
-        )
+    lows = [-lane * (blocks + 0.6) for lane in range(len(lanes))]
+    for lane, (answer, name, low) in enumerate(zip(lanes, answers, lows, strict=True)):
+        _add_lane(figure, low, low + blocks, first + lane, shaded=lane % 2 == 0)
         here, lost = (values.sel(answer=answer) for values in (nodes, loss))
         figure.add_scatter(
             **_markers(here.to_numpy().astype(bool), lost.to_numpy(), here, low, positions, name),
@@ -73,7 +61,7 @@ def circuit_diagram(
             marker_coloraxis="coloraxis",
             showlegend=False,
         )
-    ticks = [-lane * (blocks + 0.6) + block for lane in range(len(lanes)) for block in range(blocks)]
+    ticks = [low + block for low in lows for block in range(blocks)]
     words = [f"{name}, block {block}" if blocks > 1 else name for name in answers for block in range(blocks)]
     figure.update_yaxes(tickvals=ticks, ticktext=words, showgrid=False, zeroline=False, automargin=True)
     figure.update_xaxes(
@@ -94,6 +82,21 @@ def circuit_diagram(
             "cmax": 1,
             "colorbar": {"title": "lost without it (share)", "title_side": "right", "thickness": 14},
         },
+    )
+
+
+def _add_lane(figure: go.Figure, low: float, high: float, writes: int, shaded: bool) -> None:
+    """A lane's ground, and the line at the position that writes its token."""
+    if shaded:
+        figure.add_hrect(y0=low - 0.8, y1=high - 0.2, fillcolor=_SHADE, line_width=0, layer="below")
+    figure.add_shape(
+        type="line",
+        x0=writes,
+        x1=writes,
+        y0=low - 0.7,
+        y1=high - 0.3,
+        line={"color": "#9aa0a6", "dash": "dot", "width": 1},
+        layer="below",
     )
 
 
