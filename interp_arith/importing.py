@@ -52,7 +52,8 @@ def import_weights(
         layout: "transformer-lens", "transposed" as in early grokking code, or "auto".
         ignore: names of tensors to leave out.
         vocabulary: their tokens in the order of their ids, where it is another than the task's:
-            `list("0123456789+-=")`.
+            `list("0123456789+-=")`. A token for padding, or an end that is not written, may be missing: it gets the
+            vectors of "=", which answers nothing.
 
     Raises:
         RequestError: the file, the weights or the split do not fit, or the run exists; nothing is written.
@@ -75,6 +76,7 @@ def import_weights(
         "source": source,
         "source_sha256": digest,
         "layout": layout_of(weights) if layout == "auto" else layout,
+        "vocabulary": None if vocabulary is None else list(vocabulary),
         "step": STEP,
         "summary": {"last": {"step": STEP, **metrics}},
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

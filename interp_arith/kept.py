@@ -77,8 +77,9 @@ def measure_checkpoints(
     task: Task,
     measures: Sequence[Measure],
     keys: Sequence[int] | None,
+    last: Checkpoint,
 ) -> xr.Dataset:
-    """Every measure at every checkpoint; what is not kept yet is taken, and kept.
+    """Every measure at every checkpoint; what is not kept yet is taken, and kept; what is kept writes nothing.
 
     Args:
         directory: of the run.
@@ -88,6 +89,7 @@ def measure_checkpoints(
         task: with its split.
         measures: that apply.
         keys: the key frequencies to use at every step.
+        last: the checkpoint that they are of.
     """
     kept = {m.name: _still_true(directory.read_measure(m.name), m, task, keys, checkpoints) for m in measures}
     missing = {name: _missing(found, checkpoints) for name, found in kept.items()}
@@ -99,6 +101,8 @@ def measure_checkpoints(
             hashes: dict[int, str] = {}
             models = _models(wanted[start : start + AT_ONCE], model, weights_of, hashes)
             taken = measure_steps(models, task, group, keys)
+            if any("keys" in each.rests_on for each in group):
+                keep_keys(directory, last, keys)
             for each in (m for m in group if m.name in taken):
                 fresh = taken[each.name].assign_coords({CHECKPOINT: ("step", list(hashes.values()))})
                 whole = _joined(kept[each.name], fresh.assign_attrs(rests_on(each, task, keys)))

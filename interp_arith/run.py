@@ -22,7 +22,7 @@ from interp_arith.interp.activations import MODEL, Asked, Upto
 from interp_arith.interp.base import Measure
 from interp_arith.interp.measures import MEASURES
 from interp_arith.interp.phases import phases
-from interp_arith.kept import fixed_keys_of, keep_keys, kept_measures, measure_checkpoints
+from interp_arith.kept import fixed_keys_of, kept_measures, measure_checkpoints
 from interp_arith.kept_activations import IN_MEMORY, take_activations
 from interp_arith.run_card import run_card
 from interp_arith.storage import Checkpoint, RunDirectory
@@ -325,7 +325,6 @@ class Run:
         keys = None
         if any("keys" in m.rests_on for m in measures):
             keys = fixed_keys_of(self.directory, last, self.task, lambda: model)
-            keep_keys(self.directory, last, keys)
 
         def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor] | None:
             try:
@@ -334,7 +333,9 @@ class Run:
                 warnings.warn(f"{error}; step {checkpoint.step} is left out", stacklevel=2)
                 return None
 
-        return measure_checkpoints(self.directory, checkpoints, model, weights_of, self.task, measures, keys)
+        return measure_checkpoints(
+            self.directory, checkpoints, model, weights_of, self.task, measures, keys, last
+        )
 
 
 def load_config(file: str | Path) -> RunConfig:

@@ -189,9 +189,30 @@ class TestCommand:
         assert "unexpected x_embed [2]" in capsys.readouterr().err
         assert self.run(*arguments, "--ignore", "x_embed", tmp_path=tmp_path) == 0
 
+    @pytest.mark.parametrize("vocabulary", ["+=9876543210", "+ = 9 8 7 6 5 4 3 2 1 0"])
+    def test_another_vocabulary_is_given_by_letters_or_by_words(self, vocabulary, tmp_path):
+        ours = ia.load_run("checkpoints/add-5d-msb-s1")
+        symbols, theirs = ours.task.vocabulary.symbols, vocabulary.replace(" ", "")
+        ids = torch.tensor([symbols.index(symbol) for symbol in theirs])
+        weights = ours.weights()
+        weights["embed.W_E"], weights["unembed.W_U"] = (
+            weights["embed.W_E"][ids],
+            weights["unembed.W_U"][:, ids],
+        )
+        torch.save(weights, tmp_path / "weights.pt")
+        arguments = [tmp_path / "weights.pt", "--config", ours.path / "config.yaml", "--name", "theirs"]
+        assert self.run(*arguments, "--vocabulary", vocabulary, tmp_path=tmp_path) == 0
+        run = ia.load_run(tmp_path / "runs" / "theirs")
+        assert run.add(98765, 4321) == 103086
+        assert run.info["vocabulary"] == list(theirs)
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
+            (
+                [PIZZA, "--config", "mod-add-113", "--vocabulary", ""],
+                "vocabulary: 0 1 2",
+            ),
             (
                 [PIZZA],
                 "import: no config given; for example interp-arith import model.pt --config mod-add-113",

@@ -169,6 +169,13 @@ def test_the_keys_are_kept_with_the_weights_that_they_are_of(run, monkeypatch):
     assert run.directory.read_keys()["keys"] == list(trajectory.fixed_keys(run.model(), run.task))
 
 
+def test_what_is_kept_is_read_where_nothing_can_be_written(run, monkeypatch):
+    expected = run.measure(["restricted_loss"])
+    (run.path / "measures" / "keys.json").unlink()  # as in a run that was measured before keys were kept
+    monkeypatch.setattr("interp_arith.storage.write_atomically", None)
+    xr.testing.assert_identical(run.measure(["restricted_loss"]), expected)
+
+
 def test_another_split_takes_anew_what_rests_on_it_alone(run, taken, monkeypatch):
     run.measure(CHEAP)
     taken.clear()

@@ -47,8 +47,10 @@ def run(arguments: list[str]) -> None:
         """
         finished = finish_config(start, config, rest)
         mask = None if split is None else _read_mask(split)
-        tokens = vocabulary and (vocabulary.split() if " " in vocabulary else list(vocabulary))
-        found = import_weights(file, finished, None, out, mask, layout, ignore, tokens or None)
+        tokens = None if vocabulary is None else _tokens(vocabulary)
+        found = import_weights(
+            file, finished, out=out, split=mask, layout=layout, ignore=ignore, vocabulary=tokens
+        )
         _tell(found)
         if mask is None and isinstance(found.task, PairTask):
             print(
@@ -76,6 +78,11 @@ def _without_config(arguments: list[str]) -> tuple[str, list[str]]:
     raise RequestError(
         "import: no config given; for example interp-arith import model.pt --config mod-add-113 --name theirs"
     )
+
+
+def _tokens(vocabulary: str) -> list[str]:
+    """ "0 1 + =" or "01+=", by token."""
+    return vocabulary.split() if " " in vocabulary else list(vocabulary)
 
 
 def _read_mask(file: Path) -> np.ndarray:
