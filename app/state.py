@@ -15,7 +15,7 @@ from interp_arith.commands.app import FOLDER
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.files import DamagedFileError
 from interp_arith.generation import example_question
-from interp_arith.interp.measures import MEASURES
+from interp_arith.interp.measures import MEASURES, measure
 from interp_arith.interp.one_question import OneQuestion
 from interp_arith.run import SHIPPED, Run
 from interp_arith.storage import RunDirectory
@@ -101,6 +101,10 @@ class View:
                     return found
             found |= {str(name): taken[name] for name in taken.data_vars}
         return found
+
+    def picture(self, name: str) -> xr.DataArray:
+        """A measure that is too large to be kept at every step, and quick to take."""
+        return measure(self.model, self.run.task, [name])[name]
 
     def question(self) -> OneQuestion | None:
         """The question that was typed; None, and a sentence on the page, where it is none of the task's."""

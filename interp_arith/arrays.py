@@ -12,17 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-import zarr
 from xarray.backends import BackendArray
 from xarray.core import indexing
-from zarr.codecs import Crc32cCodec
 
 from interp_arith.errors import WorkError
 from interp_arith.files import DamagedFileError, flush_folder, write_atomically
+from interp_arith.lazy import Lazy
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr import codecs
+else:
+    zarr, codecs = Lazy("zarr"), Lazy("zarr.codecs")  # a third of a second, which few need
 
 _CHECKSUM_BYTES = 4
 _CONFIG: Any = {"write_empty_chunks": True}  # a file that is not there has been lost
@@ -100,17 +105,17 @@ class RowArrays:
         array.resize((index + 1, *row.shape))
         return OpenRow(array, index)
 
-    def _opened(self, name: str) -> zarr.Array:
+    def _opened(self, name: str) -> "zarr.Array":
         return zarr.open_array(self.folder / name, mode="r+", config=_CONFIG)
 
-    def _begun(self, name: str, row: RowShape) -> zarr.Array:
+    def _begun(self, name: str, row: RowShape) -> "zarr.Array":
         """An array without rows; whatever had its name goes."""
         return zarr.open_group(self.folder, mode="a").create_array(
             name,
             shape=(0, *row.shape),
             chunks=(1, row.chunk, *row.shape[1:]),
             dtype=row.dtype,
-            compressors=[Crc32cCodec()],
+            compressors=[codecs.Crc32cCodec()],
             config=_CONFIG,
             overwrite=True,
         )
@@ -176,7 +181,7 @@ class RowArrays:
 class OpenRow:
     """A row that is being filled."""
 
-    array: zarr.Array
+    array: "zarr.Array"
     index: int
 
     def __setitem__(self, places: slice, values: np.ndarray) -> None:

@@ -1,11 +1,12 @@
-"""`interp-arith app`: what it refuses, each in one line."""
+"""`interp-arith app`: what it refuses, each in one line; what it imports before a page is drawn."""
 
+import gc
 import socket
 
 import pytest
 
 from interp_arith.cli import main
-from interp_arith.commands.app import HOMES
+from interp_arith.commands.app import HOMES, is_warm, warm
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,19 @@ def test_a_port_in_use_is_refused_with_another(capsys, tmp_path, monkeypatch):
 
 def test_the_explorer_lies_beside_the_package():
     assert any(home.exists() for home in HOMES)
+
+
+def test_what_is_imported_ahead_is_left_out_of_garbage_collections():
+    frozen = gc.get_freeze_count()
+    assert not is_warm(["errors"])
+    warm(["errors"])
+    assert is_warm(["errors"])
+    assert gc.get_freeze_count() > frozen
+    assert gc.isenabled()
+
+
+def test_garbage_is_collected_again_where_an_import_fails():
+    with pytest.raises(ModuleNotFoundError):
+        warm(["no_such_module"])
+    assert gc.isenabled()
+    assert not is_warm(["no_such_module"])

@@ -32,8 +32,8 @@ LAYERS = """
     interp.interventions interp.pairs interp.patching interp.ablation interp.circuits
     interp.mean_held interp.digit_circuits interp.class_accuracy interp.carry_use interp.measures
     interp.trajectory interp.live interp.activations interp.one_question interp.switches interp
-    figures.curves figures.sweeps figures.progress figures.frequencies figures.attention_grids figures.lengths
-    figures.adders figures.circuits figures.questions figures
+    figures.curves figures.panels figures.sweeps figures.progress figures.frequencies figures.attention_grids
+    figures.lengths figures.adders figures.circuits figures.questions figures
     kept kept_activations run_card run bars runs comparison report_adders report
     generation tables overrides importing grid workers sweep_results sweep
     commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data

@@ -7,6 +7,8 @@ import sys
 import pytest
 
 import interp_arith
+from interp_arith import models
+from interp_arith.commands.app import FIRST_PAGE
 
 
 def modules_after(code):
@@ -32,6 +34,20 @@ def test_help_imports_neither_torch_nor_pydantic_nor_tyro():
     )
     assert "interp_arith.cli" in loaded
     assert not loaded & {"torch", "numpy", "pydantic", "pandas", "tyro", "rich", "transformer_lens"}
+
+
+def test_what_the_explorer_s_first_page_needs_imports_no_transformer_lens_and_no_scikit_learn():
+    loaded = modules_after("from interp_arith.commands.app import FIRST_PAGE, warm; warm(FIRST_PAGE)")
+    assert {f"interp_arith.{name}" for name in FIRST_PAGE} <= loaded
+    assert not loaded & {"transformer_lens", "transformers", "sklearn"}
+
+
+def test_models_are_there_when_they_are_asked_for_and_not_before():
+    code = "from interp_arith import models; models.ModelConfig"
+    assert "transformer_lens" not in modules_after(code)
+    assert "transformer_lens" in modules_after(f"{code}; models.build_model")
+    with pytest.raises(AttributeError, match="no attribute 'grok'"):
+        models.grok  # noqa: B018
 
 
 @pytest.mark.parametrize("name", interp_arith.__all__)

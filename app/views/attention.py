@@ -1,10 +1,9 @@
 """Where every head looks at a question; beside it another checkpoint, and the roles of heads over all questions."""
 
-import circuitsvis as cv
 import streamlit as st
-import torch
 from charts import chart
 from state import View
+from widget import attention_widget
 
 from interp_arith.figures.adders import place_maps
 from interp_arith.interp.one_question import attention_to_tokens
@@ -16,7 +15,6 @@ def draw(view: View) -> None:
     if asked is None:
         return
     found = attention_to_tokens(view.model, asked)
-    heads = [str(head) for head in found["head"].to_numpy()]
     if not view.side:
         kind = st.segmented_control(
             "Widget",
@@ -26,9 +24,7 @@ def draw(view: View) -> None:
             **view.keyed("widget"),
         )
         if kind in ("patterns", "heads"):
-            st.iframe(
-                widget(kind, tuple(asked.symbols), tuple(heads), found.to_numpy().tobytes()), height=420
-            )
+            attention_widget(kind, found, asked.symbols, view.key("widget of heads"))
     maps = {"x": "key", "y": "query", "panels": "head", "x_names": asked.symbols, "x_title": "looked at"}
     chart(
         place_maps(found, title=f"{asked.text} at step {view.step:,}", **maps),
@@ -73,18 +69,3 @@ def _roles(view: View) -> None:
     names = view.run.task.answer_names if view.run.task.padded else None
     figure = place_maps(flat, "answer", "role", "attention by role", "head", names, "token that is written")
     chart(figure, f"{view.run.name}-roles", flat, view.key("roles"))
-
-
-@st.cache_data(max_entries=30, show_spinner=False)
-def widget(kind: str, symbols: tuple[str, ...], heads: tuple[str, ...], pattern: bytes) -> str:
-    """CircuitsVis' own HTML, with its script inside: nothing is fetched."""
-    size = len(symbols)
-    values = torch.frombuffer(bytearray(pattern), dtype=torch.float32).view(len(heads), size, size)
-    tokens = [symbol.replace("<", "‹").replace(">", "›") for symbol in symbols]
-    if kind == "patterns":
-        shown = cv.attention.attention_patterns(tokens=tokens, attention=values)
-    else:
-        shown = cv.attention.attention_heads(
-            tokens=tokens, attention=values, attention_head_names=list(heads)
-        )
-    return f"<html><body style='background: white'>{shown.local_src}</body></html>"

@@ -6,7 +6,7 @@ from state import View
 
 from interp_arith.figures.frequencies import frequency_bars, key_circles
 from interp_arith.figures.questions import pair_grid
-from interp_arith.interp.one_question import over_grid_of_pairs
+from interp_arith.interp.one_question import units_over_pairs
 
 SPECTRA = {
     "embedding_spectrum": "spectrum of the embedding",
@@ -17,7 +17,7 @@ SPECTRA = {
 def draw(view: View) -> None:
     """The page."""
     found = view.at_step(
-        "key_frequencies", *SPECTRA, "embedding_circles", "restricted_loss", "excluded_loss",
+        "key_frequencies", *SPECTRA, "restricted_loss", "excluded_loss",
         "logit_variance_explained", "neuron_frequencies", "test_loss", "train_loss",
     )  # fmt: skip
     if "key_frequencies" not in found:
@@ -32,13 +32,11 @@ def draw(view: View) -> None:
         if name in found:
             figure = frequency_bars(found[name], keys, title)
             chart(figure, f"{view.run.name}-{name}", found[name], view.key(name))
-    if "embedding_circles" in found and keys:
-        figure = key_circles(
-            found["embedding_circles"], keys, "where the numbers' embeddings lie, by key frequency"
-        )
-        chart(figure, f"{view.run.name}-circles", found["embedding_circles"], view.key("circles"))
-    _neurons(view, found)
-    _logits(view)
+    if keys and view.applies("embedding_circles"):
+        circles = view.picture("embedding_circles")
+        figure = key_circles(circles, keys, "where the numbers' embeddings lie, by key frequency")
+        chart(figure, f"{view.run.name}-circles", circles, view.key("circles"))
+    _over_pairs(view, found)
 
 
 def _losses(found) -> None:
@@ -58,40 +56,31 @@ def _chosen(found, name: str, **choice: str):
     return None if name not in found else found[name].sel(variant="sum", **choice)
 
 
-def _neurons(view: View, found) -> None:
-    """One neuron over all questions, and its frequency."""
+def _over_pairs(view: View, found) -> None:
+    """One neuron, with its frequency, and one answer's logit over all questions."""
     config = view.run.config.model
-    if config.attention_only:
-        return
-    st.subheader("Neuron by neuron")
+    st.subheader("Over all questions")
+    left, right = st.columns(2)
     most = config.d_mlp - 1
-    neuron = int(st.number_input(f"Neuron, 0 to {most}", 0, most, 0, **view.keyed("neuron")))
-    block = config.n_layers - 1
-    grid = over_grid_of_pairs(view.model, view.run.task, f"blocks.{block}.mlp.hook_post", neuron)
-    tuned = found.get("neuron_frequencies")
-    frequency = "" if tuned is None else _tuned(float(tuned.sel(neuron=neuron)))
-    title = f"neuron {neuron} of block {block}{frequency}"
-    chart(
-        pair_grid(grid, title, "activation"),
-        f"{view.run.name}-neuron-{neuron}",
-        grid,
-        view.key("neuron grid"),
-    )
+    neuron = None
+    if not config.attention_only:
+        neuron = int(left.number_input(f"Neuron, 0 to {most}", 0, most, 0, **view.keyed("neuron")))
+    most = view.run.task.d_vocab_out - 1
+    token = int(right.number_input(f"Logit of the answer, 0 to {most}", 0, most, 0, **view.keyed("logit")))
+    units = units_over_pairs(view.model, view.run.task, token, neuron)
+    if neuron is not None:
+        tuned = found.get("neuron_frequencies")
+        frequency = "" if tuned is None else _tuned(float(tuned.sel(neuron=neuron)))
+        title = f"neuron {neuron} of block {config.n_layers - 1}{frequency}"
+        _pairs(view, left, units["activation"], title, f"neuron-{neuron}")
+    _pairs(view, right, units["logit"], f"logit of the answer {token}", f"logit-{token}")
+
+
+def _pairs(view: View, where, grid, title: str, name: str) -> None:
+    with where:
+        figure = pair_grid(grid, title, str(grid.name))
+        chart(figure, f"{view.run.name}-{name}", grid, view.key(f"{grid.name} grid"))
 
 
 def _tuned(frequency: float) -> str:
     return ", silent" if frequency != frequency else f", tuned to frequency {frequency:.0f}"
-
-
-def _logits(view: View) -> None:
-    """One answer's logit over all questions."""
-    st.subheader("Logits over a and b")
-    most = view.run.task.d_vocab_out - 1
-    token = int(st.number_input(f"Answer, 0 to {most}", 0, most, 0, **view.keyed("logit")))
-    grid = over_grid_of_pairs(view.model, view.run.task, "logits", token)
-    chart(
-        pair_grid(grid, f"logit of the answer {token}", "logit"),
-        f"{view.run.name}-logit-{token}",
-        grid,
-        view.key("logit grid"),
-    )

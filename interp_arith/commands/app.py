@@ -1,5 +1,6 @@
 """Open the explorer in a browser: training, attention, logits, frequencies, carries, interventions."""
 
+import gc
 import importlib
 import os
 import socket
@@ -24,7 +25,10 @@ HOMES = (_PACKAGE / "app" / "Home.py", _PACKAGE.parent / "app" / "Home.py")
 FIRST_PAGE = ("run", "interp.one_question", "figures.adders", "figures.questions")
 """What the first page needs; it has no model, so that it opens before TransformerLens is there."""
 _ALL_PAGES = (*FIRST_PAGE, "interp.switches", "generation", "models.transformer")
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the others waiting: pages are served while libraries are imported, or models run."""
 _WARMING = threading.Lock()
+_WARM: set[str] = set()
 
 
 def run(arguments: list[str]) -> None:
@@ -79,6 +83,8 @@ def serve(folder: Path, port: int, address: str, browser: bool) -> None:
     if home is None:
         raise RequestError("the explorer is not installed; install the wheel, or work in a clone")
     os.environ[FOLDER] = str(folder)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the browser needs cores too, and so do other sessions
+    sys.setswitchinterval(SWITCH_SECONDS)
     threading.Thread(target=warm, args=[FIRST_PAGE], daemon=True).start()
     options = {
         "server.port": port,
@@ -95,7 +101,24 @@ def serve(folder: Path, port: int, address: str, browser: bool) -> None:
 
 
 def warm(names: Sequence[str] = _ALL_PAGES) -> None:
-    """Import what pages need, once, whichever thread comes first: two that import at once would meet halves."""
+    """Import what pages need, once, whichever thread comes first: two that import at once would meet halves.
+
+    What was imported is left out of garbage collections from then on. Streamlit collects after every move of a
+    slider, and would go through half a million objects of libraries each time, while no other session can go on.
+    """
     with _WARMING:
-        for name in names:
-            importlib.import_module(f"interp_arith.{name}")
+        if is_warm(names):
+            return
+        gc.disable()  # imports are a seventh quicker
+        try:
+            for name in names:
+                importlib.import_module(f"interp_arith.{name}")
+        finally:
+            gc.freeze()
+            gc.enable()
+        _WARM.update(names)
+
+
+def is_warm(names: Sequence[str] = _ALL_PAGES) -> bool:
+    """Whether that has been imported."""
+    return _WARM.issuperset(names)

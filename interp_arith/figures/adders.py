@@ -16,6 +16,7 @@ from plotly.subplots import make_subplots
 
 from interp_arith.figures.curves import OTHER_COLOURS, SET_COLOURS
 from interp_arith.figures.frequencies import COLOURS
+from interp_arith.figures.panels import in_panels
 from interp_arith.figures.progress import unit_words
 
 _CASES = {8: "r ≤ 8", 9: "r = 9", 10: "r ≥ 10"}
@@ -102,36 +103,37 @@ def place_maps(
     columns = min(_PANELS_A_ROW, len(traces))
     rows = math.ceil(len(traces) / columns)
     height = max(90, min(24 * values.sizes[y], 250))
-    figure = make_subplots(
-        rows,
+    two_ended = span[0] == -span[1]
+    colours = {"title": f"{_words(values)}{unit_words(values)}", "title_side": "right", "thickness": 14}
+    layout = _layout(title, template, 150 + rows * (height + 75) + 60 * (len(steps) > 1)) | {
+        "margin": {"l": 10, "r": 10, "t": 90, "b": 60 + 70 * (len(steps) > 1)},
+        "coloraxis": {
+            "colorscale": "RdBu_r" if two_ended else COLOURS,
+            "cmin": span[0],
+            "cmax": span[1],
+            "colorbar": colours,
+        },
+    }
+    words = [*map(str, _names(values, x, x_names))]
+    figure = in_panels(
+        traces,
         columns,
+        layout,
+        x={
+            "tickvals": [*range(values.sizes[x])],
+            "ticktext": words,
+            "tickangle": 0,
+            "tickfont": {"size": 9},
+            "showgrid": False,
+        },
+        y={"autorange": "reversed", "tickfont": {"size": 10}, "showgrid": False, "automargin": True},
+        lowest={"title": {"text": x_title or x.replace("_", " "), "standoff": 4}},
         subplot_titles=None
         if panels is None
         else [_panel_name(panels, each) for each in _labels(values, panels)],
         shared_yaxes=True,
-        shared_xaxes=False,
         horizontal_spacing=0.03,
         vertical_spacing=min(0.9 / max(rows - 1, 1), 75 / (rows * (height + 75))),
-    )
-    for index, trace in enumerate(traces):
-        figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
-    ticks = {"tickvals": [*range(values.sizes[x])], "ticktext": [*map(str, _names(values, x, x_names))]}
-    figure.update_xaxes(**ticks, tickangle=0, tickfont_size=9, showgrid=False)
-    figure.update_xaxes(title_text=x_title or x.replace("_", " "), title_standoff=4, row=rows)
-    figure.update_yaxes(autorange="reversed", tickfont_size=10, showgrid=False, automargin=True)
-    figure.update_layout(_layout(title, template, 150 + rows * (height + 75) + 60 * (len(steps) > 1)))
-    figure.update_layout(
-        margin={"l": 10, "r": 10, "t": 90, "b": 60 + 70 * (len(steps) > 1)},
-        coloraxis={
-            "colorscale": "RdBu_r" if span[0] == -span[1] else COLOURS,
-            "cmin": span[0],
-            "cmax": span[1],
-            "colorbar": {
-                "title": f"{_words(values)}{unit_words(values)}",
-                "title_side": "right",
-                "thickness": 14,
-            },
-        },
     )
     if len(steps) > 1:
         _add_slider(figure, steps, draw)

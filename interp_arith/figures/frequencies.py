@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
-from plotly.subplots import make_subplots
 
 from interp_arith.figures.curves import OTHER_COLOURS, SET_COLOURS
+from interp_arith.figures.panels import in_panels
 from interp_arith.figures.progress import unit_words
 
 COLOURS = "Viridis"
@@ -182,40 +182,45 @@ def key_circles(
         raise ValueError("key_circles draws one panel a key frequency; given none")
     columns = min(_CIRCLES_A_ROW, len(chosen))
     rows = math.ceil(len(chosen) / columns)
-    figure = make_subplots(rows, columns, subplot_titles=[f"k = {k}" for k in chosen])
     n = circles.sizes["element"]
     numbers = circles["number"].to_numpy() if "number" in circles.coords else np.arange(n)
-    for place, k in enumerate(chosen):
-        row, column = divmod(place, columns)
-        x, y = circles.sel(freq=k).transpose("plane", "element").to_numpy()
-        angle = np.arange(n) * k % n
-        order = np.argsort(angle, kind="stable")
-        around = [*order, order[0]]
-        figure.add_scatter(
-            x=x[around],
-            y=y[around],
-            mode="lines+markers",
-            line={"width": 1, "color": OTHER_COLOUR},
-            marker={
-                "size": 7,
-                "color": angle[around] / n,
-                "colorscale": "Phase",
-                "cmin": 0,
-                "cmax": 1,
-                "showscale": place == 0,
-                "colorbar": {"title": "k·x mod n, over n", "title_side": "right"},
-            },
-            text=[str(number) for number in numbers[around]],
-            hovertemplate="number %{text}: (%{x:.3f}, %{y:.3f})<extra></extra>",
-            showlegend=False,
-            row=row + 1,
-            col=column + 1,
-        )
-    figure.update_layout(_layout(title, template, 90 + 320 * rows))
-    figure.update_xaxes(title="along cos (units of W_E)", constrain="domain")
-    for axis in figure.select_yaxes():
-        axis.update(scaleanchor=axis.anchor, constrain="domain")
-    return figure.update_yaxes(title="along sin (units of W_E)", col=1).update_layout(margin_t=80)
+    layout = _layout(title, template, 90 + 320 * rows)
+    return in_panels(
+        [_circle(circles, k, n, numbers, is_first=k == chosen[0]) for k in chosen],
+        columns,
+        layout | {"margin": layout["margin"] | {"t": 80}},
+        x={"title": {"text": "along cos (units of W_E)"}, "constrain": "domain"},
+        y={"constrain": "domain"},
+        leftmost={"title": {"text": "along sin (units of W_E)"}},
+        square=True,
+        subplot_titles=[f"k = {k}" for k in chosen],
+    )
+
+
+def _circle(circles: xr.DataArray, k: int, n: int, numbers: np.ndarray, is_first: bool) -> go.Scatter:
+    """The numbers in the plane of one frequency."""
+    x, y = circles.sel(freq=k).transpose("plane", "element").to_numpy()
+    angle = np.arange(n) * k % n
+    order = np.argsort(angle, kind="stable")
+    around = [*order, order[0]]
+    return go.Scatter(
+        x=x[around],
+        y=y[around],
+        mode="lines+markers",
+        line={"width": 1, "color": OTHER_COLOUR},
+        marker={
+            "size": 7,
+            "color": angle[around] / n,
+            "colorscale": "Phase",
+            "cmin": 0,
+            "cmax": 1,
+            "showscale": is_first,
+            "colorbar": {"title": "k·x mod n, over n", "title_side": "right"},
+        },
+        text=[str(number) for number in numbers[around]],
+        hovertemplate="number %{text}: (%{x:.3f}, %{y:.3f})<extra></extra>",
+        showlegend=False,
+    )
 
 
 def transform_map(

@@ -1,6 +1,6 @@
 """What a model says of every possible answer to every question, whether it says it in one token or spells it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp_arith.interp.base import Subject
 from interp_arith.interp.forward import BATCH, all_questions, device, forward, in_eval_mode, is_hooked
-from interp_arith.models.lean import answer_logits
+from interp_arith.models.lean import answer_logits, before_last_mlp, neurons, norm, unembed, written
 from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.pairs import PairTask
@@ -83,7 +83,30 @@ def last_logits(
     with in_eval_mode(model):
         if is_hooked(model):
             return model(tokens)[:, -1]
-        parameters = {name: parameter.detach() for name, parameter in model.trained_parameters().items()}
-        last, on_cpu = tokens.shape[1] - 1, tokens.device.type == "cpu"
-        ids = model.position_ids(tokens)
-        return answer_logits(model.config, parameters, tokens, (last,), mapped=not on_cpu, ids=ids)[:, 0]
+        return answer_logits(model.config, **_without_hooks(model, tokens))[:, 0]
+
+
+@torch.no_grad()
+def last_neurons(
+    model: "ArithmeticTransformer", tokens: Int[Tensor, "batch pos"]
+) -> tuple[Float[Tensor, "batch neuron"], Float[Tensor, "batch d_vocab_out"]]:
+    """What the last block's neurons put out at the last position, those that W_out reads; and the logits.
+
+    Hooks that stand on the model do not act. The model has an MLP.
+    """
+    with in_eval_mode(model):
+        config, asked = model.config, _without_hooks(model, tokens)
+        residual, block = before_last_mlp(config, **asked)
+        fired = neurons(config, block, norm(config, block, "ln2", residual))
+        return fired[:, 0], unembed(config, asked["parameters"], residual + written(block, fired))[:, 0]
+
+
+def _without_hooks(model: "ArithmeticTransformer", tokens: Int[Tensor, "batch pos"]) -> dict[str, Any]:
+    """What the pass without hooks is given, to read the last position."""
+    return {
+        "parameters": {name: parameter.detach() for name, parameter in model.trained_parameters().items()},
+        "tokens": tokens,
+        "answer_positions": (tokens.shape[1] - 1,),
+        "mapped": tokens.device.type != "cpu",
+        "ids": model.position_ids(tokens),
+    }

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_arith.errors import RequestError
+from interp_arith.interp.answers import last_logits, last_neurons
 from interp_arith.interp.logit_lens import contributions, logits_of, stream_names, term_names, terms
 from interp_arith.interp.nodes import passing
 from interp_arith.tasks.addition import Addition
@@ -181,31 +182,38 @@ def _plain(value) -> str:
     return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
 
 
-def over_grid_of_pairs(model: "ArithmeticTransformer", task: Task, hook: str, unit: int) -> xr.DataArray:
-    """One neuron's output, or one logit, for every question a, b at the last position of the prompt; [a, b].
+def units_over_pairs(
+    model: "ArithmeticTransformer", task: Task, logit: int, neuron: int | None = None
+) -> xr.Dataset:
+    """One logit, and one neuron of the last block, at the end of the prompt of every question a, b; of one pass.
 
     Args:
-        model: of a task whose questions can be listed.
-        task: with two operands.
-        hook: where [batch, pos, unit] passes; "logits" for logits.
-        unit: which.
+        model: no hook stands on it.
+        task: with two operands, whose questions can be listed.
+        logit: of which answer token.
+        neuron: which of those that W_out reads, as it puts out; none where None.
+
+    Returns:
+        `logit` and, where a neuron is asked, `activation`, over a and b; NaN where a question has no answer.
 
     Raises:
-        RequestError: the questions cannot be listed, or there is no such unit.
+        RequestError: the questions cannot be listed, or there is no such token or neuron.
     """
     if not isinstance(task, PairTask):
         raise RequestError(f"the questions of the {task.kind} task cannot all be listed")
-    rows = task.all_questions()
-    names = [] if hook == "logits" else [hook]
-    tokens = task.tokens(rows)
-    parts = []
-    for passed in passing(model, tokens, names, 4096):
-        at = passed[hook][:, tokens.shape[1] - 1]
-        if not 0 <= unit < at.shape[-1]:
-            raise RequestError(f"unit {unit}; allowed: 0 to {at.shape[-1] - 1}")
-        parts.append(at[:, unit].cpu())
-    series = pd.Series(torch.cat(parts).numpy(), index=pd.MultiIndex.from_arrays(rows.T, names=("a", "b")))
-    table = series.unstack("b")
-    return xr.DataArray(
-        table.to_numpy(), coords={"a": table.index.to_numpy(), "b": table.columns.to_numpy()}, dims=("a", "b")
-    )
+    tokens = task.tokens(task.all_questions()).to(model.embed.W_E.device)
+    if neuron is None:
+        found = {"logit": _unit("token", logit, last_logits(model, tokens))}
+    elif model.config.attention_only:
+        raise RequestError("the model has no neurons; leave them out")
+    else:
+        fired, logits = last_neurons(model, tokens)
+        found = {"logit": _unit("token", logit, logits), "activation": _unit("neuron", neuron, fired)}
+    questions = pd.MultiIndex.from_arrays(task.all_questions().T, names=("a", "b"))
+    return xr.Dataset.from_dataframe(pd.DataFrame(found, index=questions))
+
+
+def _unit(kind: str, index: int, values: Float[Tensor, "batch unit"]) -> Float[np.ndarray, " batch"]:
+    if not 0 <= index < values.shape[-1]:
+        raise RequestError(f"{kind} {index}; allowed: 0 to {values.shape[-1] - 1}")
+    return values[:, index].cpu().numpy()

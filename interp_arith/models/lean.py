@@ -44,9 +44,31 @@ def answer_logits(
         mapped: under `torch.vmap`, or on a GPU: look up by matrix products.
         ids: what `config.positions.ids` gives; needed where positions follow digits.
     """
+    residual, block = before_last_mlp(config, parameters, tokens, answer_positions, mapped=mapped, ids=ids)
+    if not config.attention_only:
+        residual = residual + mlp(config, block, norm(config, block, "ln2", residual))
+    return unembed(config, parameters, residual)
+
+
+def before_last_mlp(
+    config: ModelConfig,
+    parameters: Parameters,
+    tokens: Int[Tensor, "batch pos"],
+    answer_positions: Sequence[int],
+    *,
+    mapped: bool = False,
+    ids: Ids | None = None,
+) -> tuple[Float[Tensor, "batch answer d_model"], Parameters]:
+    """The residual stream behind the last attention, at the answer positions; and the last layer's parameters.
+
+    Args: as of answer_logits.
+    """
     everywhere, answers = range(tokens.shape[-1]), range(answer_positions[0], answer_positions[-1] + 1)
     residual = _embedded(config, parameters, tokens, ids, mapped) if config.positions.reads_digits else None
+    block: Parameters = {}
     for layer in range(config.n_layers):
+        if residual is not None and layer and not config.attention_only:
+            residual = residual + mlp(config, block, norm(config, block, "ln2", residual))
         queries = answers if layer == config.n_layers - 1 else everywhere
         block = block_of(parameters, layer)
         if residual is None:
@@ -55,10 +77,8 @@ def answer_logits(
             z = attend(config, *project(config, block, residual, queries), queries)
             residual = _at(residual, queries)
         residual = residual + output(block, z)
-        if not config.attention_only:
-            residual = residual + mlp(config, block, norm(config, block, "ln2", residual))
     assert residual is not None  # there is a layer
-    return unembed(config, parameters, residual)
+    return residual, block
 
 
 def block_of(parameters: Parameters, layer: int) -> Parameters:
@@ -235,17 +255,29 @@ def mlp(
     config: ModelConfig, block: Parameters, x: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """What the neurons write; x is the residual stream, normed."""
+    return written(block, neurons(config, block, x))
+
+
+def written(block: Parameters, fired: Float[Tensor, "batch pos d_mlp"]) -> Float[Tensor, "batch pos d_model"]:
+    """What neurons that put this out write."""
+    return _linear(fired, block["mlp.W_out"].mT, block.get("mlp.b_out"))
+
+
+def neurons(
+    config: ModelConfig, block: Parameters, x: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_mlp"]:
+    """What the neurons that W_out reads put out; x is the residual stream, normed."""
     activation = ACTIVATIONS[config.activation]
     if config.gated:
         # TransformerLens adds the bias after the gate.
-        gate, neurons = _linear(x, block["mlp.W_gate"].mT), _linear(x, block["mlp.W_in"].mT)
-        neurons = activation(gate) * neurons + block.get("mlp.b_in", 0.0)
+        gate, through = _linear(x, block["mlp.W_gate"].mT), _linear(x, block["mlp.W_in"].mT)
+        fired = activation(gate) * through + block.get("mlp.b_in", 0.0)
     else:
-        neurons = activation(_linear(x, block["mlp.W_in"].mT, block.get("mlp.b_in")))
+        fired = activation(_linear(x, block["mlp.W_in"].mT, block.get("mlp.b_in")))
     for i in range(config.mlp_depth - 2):
         W, b = block[f"mlp.hidden.{i}.W_hidden"], block.get(f"mlp.hidden.{i}.b_hidden")
-        neurons = activation(_linear(neurons, W.mT, b))
-    return _linear(neurons, block["mlp.W_out"].mT, block.get("mlp.b_out"))
+        fired = activation(_linear(fired, W.mT, b))
+    return fired
 
 
 def _linear(

@@ -141,6 +141,22 @@ def test_circuitsvis_paints(opened):
     assert strong > 500
 
 
+def test_circuitsvis_stays_while_the_slider_moves(opened):
+    tab = opened(f"attention?run={ADDER}&q=45678%2B54322%3D")
+    frame = tab.locator("iframe").first.element_handle().content_frame()
+    frame.get_by_text("Head selector").wait_for()
+    frame.evaluate("window.here = 1")
+    before = frame.locator("body").screenshot()
+    slider = tab.locator("[data-testid=stSidebar]").get_by_role("slider")
+    shown = drawn(tab)
+    for _ in range(12):
+        slider.press("ArrowLeft")
+    until_other(tab, shown)
+    settled(tab)
+    assert frame.evaluate("window.here") == 1
+    assert frame.locator("body").screenshot() != before
+
+
 def drawn(tab: Page, index: int = 0) -> str:
     """What a figure shows, as JSON, once it is there."""
     tab.wait_for_function("i => document.querySelectorAll('.js-plotly-plot')[i]?.data", arg=index)
@@ -200,11 +216,12 @@ def test_switching_off_a_head_changes_the_logits(opened):
 
 def test_pages_keep_the_run_and_the_step(opened):
     tab = opened(f"logits?run={ADDER}&step=1000")
+    drawn(tab)
+    settled(tab)
     tab.get_by_role("link", name="Attention").click()
     tab.wait_for_url("**/attention**")
     settled(tab)
-    assert "run=add-5d-msb-s1" in tab.url
-    assert "step=1000" in tab.url
+    assert tab.url.endswith("/attention?run=add-5d-msb-s1&step=1000")
 
 
 def test_nonsense_is_a_sentence(opened):

@@ -1,5 +1,7 @@
 """What is shown of one question is what the model does with it."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from interp_arith.interp.one_question import (
     carries_of_question,
     lens_of_question,
     next_tokens,
-    over_grid_of_pairs,
+    units_over_pairs,
 )
 from interp_arith.models import ModelConfig
 from interp_arith.models.transformer import build_model
@@ -99,12 +101,33 @@ def test_true_carries_stand_under_their_columns():
 
 def test_a_unit_over_all_pairs_is_what_each_question_gives():
     model = build_model(CONFIG, MODULAR).eval()
-    found = over_grid_of_pairs(model, MODULAR, "logits", 4)
-    logits = model.forward_analysis(MODULAR.tokens(["2+6="]))[0]
-    assert float(found.sel(a=2, b=6)) == pytest.approx(logits[0, -1, 4].item(), abs=1e-5)
-    neuron = over_grid_of_pairs(model, MODULAR, "blocks.1.mlp.hook_post", 5)
-    assert neuron.shape == (7, 7)
-    with pytest.raises(RequestError, match="unit 24; allowed: 0 to 23"):
-        over_grid_of_pairs(model, MODULAR, "blocks.1.mlp.hook_post", 24)
+    found = units_over_pairs(model, MODULAR, logit=4, neuron=5)
+    assert dict(found.sizes) == {"a": 7, "b": 7}
+    for a, b in itertools.product(range(7), repeat=2):
+        logits, cache = model.run_with_cache(MODULAR.tokens([f"{a}+{b}="]))
+        here = found.sel(a=a, b=b)
+        assert float(here["logit"]) == pytest.approx(logits[0, -1, 4].item(), abs=1e-5)
+        assert float(here["activation"]) == pytest.approx(
+            cache["blocks.1.mlp.hook_post"][0, -1, 5].item(), abs=1e-5
+        )
+    assert set(units_over_pairs(model, MODULAR, 4)) == {"logit"}
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ({"logit": 0, "neuron": 24}, "neuron 24; allowed: 0 to 23"),
+        ({"logit": -1}, "token -1; allowed: 0 to 6"),
+    ],
+)
+def test_a_unit_that_there_is_not_is_refused(units, message):
+    with pytest.raises(RequestError, match=message):
+        units_over_pairs(build_model(CONFIG, MODULAR), MODULAR, **units)
+
+
+def test_units_over_pairs_need_pairs_and_neurons():
     with pytest.raises(RequestError, match="cannot all be listed"):
-        over_grid_of_pairs(model, ADDER, "logits", 0)
+        units_over_pairs(build_model(CONFIG, ADDER), ADDER, 0)
+    attention_only = ModelConfig(n_layers=1, n_heads=2, d_model=16, attention_only=True)
+    with pytest.raises(RequestError, match="has no neurons"):
+        units_over_pairs(build_model(attention_only, MODULAR), MODULAR, 0, 0)
