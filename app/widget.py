@@ -13,20 +13,21 @@ import xarray as xr
 from streamlit.components.v1 import declare_component
 from streamlit.components.v1.custom_component import CustomComponent
 
-HEIGHT = 420
 _BUNDLE = Path(circuitsvis.__file__).parent / "dist" / "cdn" / "iife.js"
-_ELEMENTS = {"patterns": "AttentionPatterns", "heads": "AttentionHeads"}
+_ELEMENTS = {"patterns": ("AttentionPatterns", 420, 0), "heads": ("AttentionHeads", 640, 28)}
+"""Name, pixels, and pixels a token: the widgets do not say how high they are."""
 _PAGE = """<!doctype html><html><head><meta charset="utf-8"><title>CircuitsVis</title></head>
-<body style="background: white"><div id="shown"></div><script src="bundle.js"></script><script>
+<body style="background: white; font-family: sans-serif"><div id="shown"></div>
+<script src="bundle.js"></script><script>
 const tell = (type, more) => parent.postMessage({isStreamlitMessage: true, type: "streamlit:" + type, ...more}, "*")
 addEventListener("message", event => {
   if (event.source !== parent || event.data.type !== "streamlit:render") return
-  const {element, props} = event.data.args
+  const {element, props, height} = event.data.args
+  tell("setFrameHeight", {height})
   CircuitsVis.render("shown", CircuitsVis[element], props)
 })
 tell("componentReady", {apiVersion: 1})
-tell("setFrameHeight", {height: HEIGHT})
-</script></body></html>""".replace("HEIGHT", str(HEIGHT))
+</script></body></html>"""
 
 
 def attention_widget(
@@ -45,7 +46,9 @@ def attention_widget(
         "attention": attention.to_numpy().tolist(),
         "attentionHeadNames": [str(head) for head in attention["head"].to_numpy()],
     }
-    _component()(element=_ELEMENTS[kind], props=props, key=f"{key} {kind}")
+    element, height, a_token = _ELEMENTS[kind]
+    height += a_token * len(tokens)
+    _component()(element=element, props=props, height=height, key=f"{key} {kind}")
 
 
 @st.cache_resource(show_spinner=False)

@@ -42,14 +42,20 @@ def draw(view: View) -> None:
 def _losses(found) -> None:
     """The losses that tell memory from circuit, at the slider."""
     shown = {
-        "train loss": found.get("train_loss"),
-        "test loss": found.get("test_loss"),
-        "restricted loss (sum, all)": _chosen(found, "restricted_loss", split="all"),
-        "excluded loss (sum, all keys)": _chosen(found, "excluded_loss", removed="all"),
+        "train loss": (found.get("train_loss"), "of the training questions"),
+        "test loss": (found.get("test_loss"), "of the test questions"),
+        "restricted loss": (
+            _chosen(found, "restricted_loss", split="all"),
+            "of all questions, from the key frequencies of the logits alone (of x + y: sum)",
+        ),
+        "excluded loss": (
+            _chosen(found, "excluded_loss", removed="all"),
+            "of the training questions, without any key frequency (of x + y: sum)",
+        ),
     }
-    there = {name: value for name, value in shown.items() if value is not None}
-    for column, (name, value) in zip(st.columns(len(there) + 1), there.items(), strict=False):
-        column.metric(f"{name}, nats", f"{float(value):.3g}")
+    there = {name: pair for name, pair in shown.items() if pair[0] is not None}
+    for column, (name, (value, words)) in zip(st.columns(len(there)), there.items(), strict=True):
+        column.metric(f"{name} (nats)", f"{float(value):.3g}", help=words)
 
 
 def _chosen(found, name: str, **choice: str):
