@@ -7,7 +7,7 @@ from state import View, plain, take_over_steps
 from interp_arith.errors import RequestError
 from interp_arith.figures.adders import place_maps, use_curves
 from interp_arith.figures.circuits import circuit_diagram
-from interp_arith.figures.questions import weighed_tokens
+from interp_arith.figures.questions import weighed_tokens, with_cursor
 from interp_arith.interp.one_question import OneQuestion, next_tokens
 from interp_arith.interp.switches import failing_questions
 
@@ -76,7 +76,7 @@ def _used(view: View) -> None:
     )
     decodable, used = (kept[name].sel(step=steps) for name in USE)
     figure = use_curves(decodable, used, "carries over training: read, and used (the best hook at each step)")
-    chart(figure, f"{view.run.name}-use", used, view.key("use"))
+    chart(with_cursor(figure, view.step), f"{view.run.name}-use", used, view.key("use"))
 
 
 def _probes(view: View) -> None:

@@ -138,11 +138,20 @@ def run_curves(
 
 
 def with_cursor(figure: go.Figure, step: int) -> go.Figure:
-    """A line at a step of a figure over steps; the figure itself."""
-    logarithmic = figure.layout.xaxis.type == "log"  # pyright: ignore[reportAttributeAccessIssue]
-    line = {"color": "#c74b78", "width": 2}
-    figure.add_shape(
-        type="line", x0=max(step, 1) if logarithmic else step, x1=max(step, 1) if logarithmic else step,
-        y0=0, y1=1, yref="paper", line=line, name="cursor",
-    )  # fmt: skip
+    """A line at a step of a figure over steps, in each of its panels; the figure itself."""
+    axes = [*figure.select_xaxes()]
+    for axis in axes:
+        at = max(step, 1) if axis.type == "log" else step
+        across = {"yref": "paper"} if len(axes) == 1 else {"yref": f"{axis.anchor} domain"}
+        figure.add_shape(
+            type="line",
+            x0=at,
+            x1=at,
+            xref=axis.plotly_name.replace("axis", ""),
+            y0=0,
+            y1=1,
+            **across,
+            line={"color": "#c74b78", "width": 2},
+            name="cursor",
+        )
     return figure

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from plotly.subplots import make_subplots
 
 from interp_arith.figures.questions import pair_grid, run_curves, weighed_tokens, with_cursor
 
@@ -51,3 +52,13 @@ def test_runs_are_lines_on_one_axis_and_losses_are_logarithmic():
 def test_on_a_log_axis_the_cursor_of_step_0_stands_at_1():
     figure = run_curves({}, "test_accuracy", "t").update_xaxes(type="log")
     assert with_cursor(figure, 0).layout.shapes[0].x0 == 1
+
+
+def test_a_cursor_stands_in_every_panel():
+    figure = make_subplots(1, 2).add_scatter(y=[1, 2], row=1, col=1).add_scatter(y=[1, 2], row=1, col=2)
+    figure.update_xaxes(type="log", col=2)
+    lines = with_cursor(figure, 0).layout.shapes
+    assert [(line.xref, line.yref, line.x0) for line in lines] == [
+        ("x", "y domain", 0),
+        ("x2", "y2 domain", 1),
+    ]
