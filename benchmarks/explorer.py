@@ -1,6 +1,7 @@
 """What the explorer costs, driven in Chromium: to the first page, a move of the slider, many sessions at once.
 
     python benchmarks/explorer.py --sessions 10 --seconds 60
+    python benchmarks/explorer.py --pictures docs    # those of README, and nothing is timed
 
 Runs that come along are copied to a temporary folder, so nothing is kept. A busy machine is slower. A move ends
 when the page's script has ended and a figure shows something else.
@@ -24,8 +25,17 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
-RUNS = {"mod-113-canonical-s0": ("", "fourier"), "add-5d-msb-s1": ("", "logits")}
+RUNS = {
+    "mod-113-canonical-s0": ("", "attention", "logits", "fourier", "intervene"),
+    "add-5d-msb-s1": ("", "attention", "logits", "carries", "intervene"),
+}
 """Runs and pages; the first page, Training, has no name in the address."""
+PICTURES = {
+    "explorer-logits": ("logits?run=add-5d-msb-s1&q=45678%2B54322%3D", 1330),
+    "explorer-carries": ("carries?run=add-5d-msb-s1", 1900),
+    "explorer-fourier": ("fourier?run=mod-113-canonical-s0", 1350),
+}
+"""File -> page, and how many pixels of it."""
 CHROMIUM = (
     "--no-sandbox",
     "--disable-gpu",
@@ -118,7 +128,7 @@ def sessions(
     for index in range(n):
         run, pages = list(RUNS.items())[index % len(RUNS)]
         tab = browser.new_context().new_page()
-        tab.goto(f"{address}/{pages[index % 2]}?run={run}")
+        tab.goto(f"{address}/{pages[index // len(RUNS) % len(pages)]}?run={run}")
         tabs.append(tab)
     for tab in tabs:
         settled(tab)
@@ -144,10 +154,41 @@ def sessions(
     }
 
 
+def take_pictures(browser: Browser, address: str, folder: Path) -> None:
+    """Pages as they are, 1280 pixels wide."""
+    for name, (page, height) in PICTURES.items():
+        tab = browser.new_page(viewport={"width": 1280, "height": height})
+        tab.goto(f"{address}/{page}")
+        settled(tab)
+        tab.wait_for_timeout(3_000)  # what was drawn moves into its place
+        tab.screenshot(path=folder / f"{name}.png")
+        tab.close()
+
+
 def megabytes(process: int) -> float:
     """Memory that a process holds."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+
+
+def measured(browser: Browser, folder: Path, n: int, seconds: float) -> dict[str, object]:
+    """All of it, by name."""
+    found: dict[str, object] = {}
+    found["seconds to a first page"] = [round(first_page(browser, folder), 2) for _ in range(3)]
+    with served(folder) as (address, server):
+        tab = browser.new_page()
+        tab.goto(address)
+        settled(tab)
+        tab.close()
+        for run, pages in RUNS.items():
+            for page in pages:
+                taken = moves(browser, address, run, page)
+                found[f"seconds of a move, {run}, {page or 'training'}"] = {
+                    "median": round(statistics.median(taken), 2),
+                    "most": round(max(taken), 2),
+                }
+        found["many sessions"] = sessions(browser, address, server, n, seconds)
+    return found
 
 
 def main() -> None:
@@ -155,30 +196,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sessions", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="take those of README instead")
     arguments = parser.parse_args()
-    chromium = shutil.which("chromium")
-    found: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
         folder = Path(temporary)
         for name in RUNS:
             shutil.copytree(ROOT / "checkpoints" / name, folder / name)
-        browser = playwright.chromium.launch(executable_path=chromium, args=[*CHROMIUM])
-        found["seconds to a first page"] = [round(first_page(browser, folder), 2) for _ in range(3)]
-        with served(folder) as (address, server):
-            tab = browser.new_page()
-            tab.goto(address)
-            settled(tab)
-            tab.close()
-            for run, pages in RUNS.items():
-                for page in pages:
-                    taken = moves(browser, address, run, page)
-                    found[f"seconds of a move, {run}, {page or 'training'}"] = {
-                        "median": round(statistics.median(taken), 2),
-                        "most": round(max(taken), 2),
-                    }
-            found["many sessions"] = sessions(browser, address, server, arguments.sessions, arguments.seconds)
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=[*CHROMIUM])
+        if arguments.pictures:
+            with served(folder) as (address, _):
+                take_pictures(browser, address, arguments.pictures)
+        else:
+            print(json.dumps(measured(browser, folder, arguments.sessions, arguments.seconds), indent=1))
         browser.close()
-    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Knows no model: tables and labelled arrays come in, a figure goes out.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -139,15 +140,17 @@ def run_curves(
 
 def with_cursor(figure: go.Figure, step: int) -> go.Figure:
     """A line at a step of a figure over steps, in each of its panels; the figure itself."""
-    axes = [*figure.select_xaxes()]
-    for axis in axes:
+    traces: Any = figure.data  # a panel without a line stays empty
+    names = dict.fromkeys(trace.xaxis or "x" for trace in traces)
+    for name in names or ["x"]:
+        axis: Any = figure.layout[name.replace("x", "xaxis")]
         at = max(step, 1) if axis.type == "log" else step
-        across = {"yref": "paper"} if len(axes) == 1 else {"yref": f"{axis.anchor} domain"}
+        across = {"yref": "paper"} if len(names) < 2 else {"yref": f"{axis.anchor} domain"}
         figure.add_shape(
             type="line",
             x0=at,
             x1=at,
-            xref=axis.plotly_name.replace("axis", ""),
+            xref=name,
             y0=0,
             y1=1,
             **across,

@@ -54,8 +54,8 @@ def test_on_a_log_axis_the_cursor_of_step_0_stands_at_1():
     assert with_cursor(figure, 0).layout.shapes[0].x0 == 1
 
 
-def test_a_cursor_stands_in_every_panel():
-    figure = make_subplots(1, 2).add_scatter(y=[1, 2], row=1, col=1).add_scatter(y=[1, 2], row=1, col=2)
+def test_a_cursor_stands_in_every_panel_that_has_lines():
+    figure = make_subplots(2, 2).add_scatter(y=[1, 2], row=1, col=1).add_scatter(y=[1, 2], row=1, col=2)
     figure.update_xaxes(type="log", col=2)
     lines = with_cursor(figure, 0).layout.shapes
     assert [(line.xref, line.yref, line.x0) for line in lines] == [
