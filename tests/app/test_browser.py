@@ -142,14 +142,14 @@ def test_circuitsvis_paints(opened):
 
 
 def test_circuitsvis_stays_while_the_slider_moves(opened):
-    tab = opened(f"attention?run={ADDER}&q=45678%2B54322%3D")
+    tab = opened(f"attention?run={MODULAR}&q=3%2B4%3D")
     frame = tab.locator("iframe").first.element_handle().content_frame()
     frame.get_by_text("Head selector").wait_for()
     frame.evaluate("window.here = 1")
     before = frame.locator("body").screenshot()
     slider = tab.locator("[data-testid=stSidebar]").get_by_role("slider")
     shown = drawn(tab)
-    for _ in range(12):
+    for _ in range(6):
         slider.press("ArrowLeft")
     until_other(tab, shown)
     settled(tab)
