@@ -17,15 +17,13 @@ SPECTRA = {
 def draw(view: View) -> None:
     """The page."""
     found = view.at_step(
-        "key_frequencies", *SPECTRA, "restricted_loss", "excluded_loss",
-        "logit_variance_explained", "neuron_frequencies", "test_loss", "train_loss",
+        "key_frequencies", *SPECTRA, "restricted_loss", "excluded_loss", "neuron_frequencies",
+        "test_loss", "train_loss",
     )  # fmt: skip
     if "key_frequencies" not in found:
         return
-    is_key = found["key_frequencies"].to_numpy().astype(bool)
-    keys = [
-        int(k) for k in found["freq" if "freq" in found else "key_frequencies"]["freq"].to_numpy()[is_key]
-    ]
+    is_key = found["key_frequencies"].astype(bool)
+    keys = [int(k) for k in is_key["freq"].to_numpy()[is_key.to_numpy()]]
     st.markdown(f"At step {view.step:,} the key frequencies are **{', '.join(map(str, keys)) or 'none'}**.")
     _losses(found)
     for name, title in SPECTRA.items():
