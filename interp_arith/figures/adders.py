@@ -103,16 +103,9 @@ def place_maps(
     columns = min(_PANELS_A_ROW, len(traces))
     rows = math.ceil(len(traces) / columns)
     height = max(90, min(24 * values.sizes[y], 250))
-    two_ended = span[0] == -span[1]
-    colours = {"title": f"{_words(values)}{unit_words(values)}", "title_side": "right", "thickness": 14}
     layout = _layout(title, template, 150 + rows * (height + 75) + 60 * (len(steps) > 1)) | {
         "margin": {"l": 10, "r": 10, "t": 90, "b": 60 + 70 * (len(steps) > 1)},
-        "coloraxis": {
-            "colorscale": "RdBu_r" if two_ended else COLOURS,
-            "cmin": span[0],
-            "cmax": span[1],
-            "colorbar": colours,
-        },
+        "coloraxis": _colour_axis(values, span),
     }
     words = [*map(str, _names(values, x, x_names))]
     figure = in_panels(
@@ -138,6 +131,17 @@ def place_maps(
     if len(steps) > 1:
         _add_slider(figure, steps, draw)
     return figure
+
+
+def _colour_axis(values: xr.DataArray, span: tuple[float, float]) -> dict[str, Any]:
+    """Of the values, with their name and unit; white in the middle where it has two ends."""
+    words = f"{_words(values)}{unit_words(values)}"
+    return {
+        "colorscale": "RdBu_r" if span[0] == -span[1] else COLOURS,
+        "cmin": span[0],
+        "cmax": span[1],
+        "colorbar": {"title": words, "title_side": "right", "thickness": 14},
+    }
 
 
 def _heat_maps(
