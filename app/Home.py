@@ -7,61 +7,78 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from interp_arith.commands.app import FIRST_PAGE, is_warm, warm
+from interp_arith.commands.app import ALL_PAGES, FIRST_PAGE, is_warm, warm
 
 if TYPE_CHECKING:
-    from state import View
+    from view import View
 
 TITLES = ("Training", "Attention", "Logits", "Fourier", "Carries", "Intervene", "Compare", "Data")
-SECONDS_TO_PAINT = 2.0
+SECONDS_TO_PAINT, LOOK_AGAIN_SECONDS = 2.5, 0.5
+
 UNSEEN = "<style>.st-key-unseen {position: absolute; visibility: hidden}</style>"
 
+st.set_page_config(page_title="interp_arith", page_icon="➕", layout="wide")
+ahead = st.empty()
+if not is_warm(FIRST_PAGE):  # the browser takes two seconds to read what draws charts: it does so meanwhile
+    with ahead.container(key="unseen"):
+        st.html(UNSEEN)
+        st.plotly_chart({"data": [{"type": "scatter"}]})
+from charts import STYLE
+from choice import Choice, choose, show
+from views import logged
 
-def draw(title: str, view: "View | None") -> None:
-    """A page. The first comes before the imports of all others, which follow when it has been painted."""
-    from state import show
 
+def draw(title: str, choice: Choice | None, view: "View | None") -> None:
+    """A page; where the libraries are not there yet, as much of it as needs none, and the whole once they are."""
     if title != TITLES[0]:
-        warm()
+        with st.spinner("the libraries are loaded …"):
+            warm(ALL_PAGES)
+        if view is None and choice is not None:
+            st.rerun()
+    elif not is_warm(FIRST_PAGE):
+        show(logged.draw, choice)
+        ahead.empty()
+        warm_later()
+        await_first_page()
+        return
     show(importlib.import_module(f"views.{title.lower()}").draw, view)
-    warm_later()
+
+
+@st.fragment(run_every=LOOK_AGAIN_SECONDS)
+def await_first_page() -> None:
+    """Draw the whole page once there are the libraries for it."""
+    if is_warm(FIRST_PAGE):
+        st.rerun()
+    st.caption("the libraries are loaded …")
 
 
 @st.cache_resource(show_spinner=False)
 def warm_later() -> None:
-    """Import the rest in the background; once, however many sessions there are."""
-    later = threading.Timer(SECONDS_TO_PAINT, warm)
+    """Import the rest when the figure has been painted, which needs all cores; once, for all sessions."""
+
+    def in_turn() -> None:
+        for names in (FIRST_PAGE, ALL_PAGES):
+            warm(names)
+
+    later = threading.Timer(SECONDS_TO_PAINT, in_turn)
     later.daemon = True
     later.start()
 
 
-def await_libraries() -> None:
-    """Before a page imports a part of them on another thread.
+def opened(choice: Choice | None) -> "View | None":
+    """What was chosen, with its run, once there are the libraries to read it."""
+    if choice is None or not is_warm(FIRST_PAGE):
+        return None
+    return importlib.import_module("view").opened(choice)
 
-    The browser takes as long to read what draws charts: it does so meanwhile, for a chart that is not seen.
-    """
-    if is_warm(FIRST_PAGE):
-        return
-    place = st.empty()
-    with place.container():
-        st.caption("the libraries are loaded …")
-        st.html(UNSEEN)
-        with st.container(key="unseen"):
-            st.plotly_chart({"data": [{"type": "scatter"}]})
-    warm(FIRST_PAGE)
-    place.empty()
-
-
-st.set_page_config(page_title="interp_arith", page_icon="➕", layout="wide")
-await_libraries()
-
-from charts import STYLE
-from state import choose
 
 st.html(STYLE)
-view = choose()
+choice = choose()
+view = opened(choice)
 pages = [
-    st.Page(partial(draw, title, view), title=title, url_path=title.lower(), default=title == TITLES[0])
+    st.Page(
+        partial(draw, title, choice, view), title=title, url_path=title.lower(), default=title == TITLES[0]
+    )
     for title in TITLES
     if view is None or title not in view.left_out
 ]

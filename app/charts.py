@@ -1,12 +1,22 @@
 """A chart on a page, with its picture, its page and its data to take away."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
-import xarray as xr
-from state import plain
+from choice import plain
+
+from interp_arith.lazy import Lazy
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    Data = pd.DataFrame | xr.DataArray | xr.Dataset | Sequence[dict[str, float]]
+else:  # half a second, which the first figure can do without
+    pd, xr = Lazy("pandas"), Lazy("xarray")
 
 STYLE = """<style>@media (max-width: 640px) {
   [data-testid="stElementContainer"]:has([data-testid="stPlotlyChart"]) {overflow-x: auto}
@@ -14,10 +24,8 @@ STYLE = """<style>@media (max-width: 640px) {
 }</style>"""
 """On a narrow screen a chart keeps a width at which it can be read, and is moved sideways."""
 
-Data = pd.DataFrame | xr.DataArray | xr.Dataset
 
-
-def chart(figure: go.Figure, name: str, data: Data, key: str) -> None:
+def chart(figure: go.Figure, name: str, data: "Data", key: str) -> None:
     """A figure; below it, behind a word, its page and its data. Its picture is the camera of its toolbar.
 
     Args:
@@ -46,10 +54,10 @@ def as_page(figure: go.Figure, title: str, margin: float) -> str:
     return go.Figure(figure).update_layout(title_text=title, margin_t=margin).to_html(include_plotlyjs=True)
 
 
-def as_csv(data: Data) -> str:
+def as_csv(data: "Data") -> str:
     """A row a number, its coordinates beside it."""
     if isinstance(data, xr.DataArray):
         data = data.rename(data.name or "value").to_dataset()
     if isinstance(data, xr.Dataset):
         return data.to_dataframe().reset_index().to_csv(index=False)
-    return data.to_csv(index=False)
+    return pd.DataFrame(data).to_csv(index=False)

@@ -25,7 +25,7 @@ from interp_arith.interp.phases import phases
 from interp_arith.kept import fixed_keys_of, kept_measures, measure_checkpoints
 from interp_arith.kept_activations import IN_MEMORY, take_activations
 from interp_arith.run_card import run_card
-from interp_arith.storage import Checkpoint, RunDirectory
+from interp_arith.storage import SHIPPED, Checkpoint, RunDirectory
 from interp_arith.tasks.addition import Addition
 from interp_arith.tasks.base import Questions, Task
 from interp_arith.tasks.pairs import PairTask
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from interp_arith.models.transformer import ArithmeticTransformer
 
 Step = int | Literal["last", "best"]
-_HERE = Path(__file__).parent
-SHIPPED = next((f for f in (_HERE / "checkpoints", _HERE.parent / "checkpoints") if f.is_dir()), _HERE)
-"""Trained runs that come along: in a wheel the smallest, in a clone all."""
 PHASE_CURVES = ("train_accuracy", "test_loss", "restricted_loss")
 """The measures from which the phases are read."""
 
@@ -98,8 +95,7 @@ class Run:
     @property
     def status(self) -> str:
         """finished, interrupted, failed, running, or stopped (it says running, and nobody writes it)."""
-        status = self.info.get("status", "running")
-        return "stopped" if status == "running" and not self.directory.is_locked else status
+        return self.directory.status
 
     @property
     def steps(self) -> list[int]:

@@ -8,13 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
-import torch
-import xarray as xr
-from torch import Tensor
 
 from interp_arith.errors import RequestError
 from interp_arith.files import (
@@ -29,8 +25,22 @@ from interp_arith.files import (
     sha256,
     write_atomically,
 )
+from interp_arith.lazy import Lazy
+
+if TYPE_CHECKING:
+    import safetensors.torch as tensor_files
+    import torch
+    import xarray as xr
+    from torch import Tensor
+else:  # seconds, which a list of runs and their metrics can do without
+    torch, tensor_files, xr = Lazy("torch"), Lazy("safetensors.torch"), Lazy("xarray")
 
 FORMAT_VERSION = 1
+_PACKAGE = Path(__file__).parent
+SHIPPED = next(
+    (f for f in (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints") if f.is_dir()), _PACKAGE
+)
+"""Trained runs that come along: in a wheel the smallest, in a clone all."""
 Record = Mapping[str, float]
 
 
@@ -108,6 +118,12 @@ class RunDirectory:
             return isinstance(error, BlockingIOError)
         return False
 
+    @property
+    def status(self) -> str:
+        """finished, interrupted, failed, running, or stopped (it says running, and nobody writes it)."""
+        status = self.read_info().get("status", "running")
+        return "stopped" if status == "running" and not self.is_locked else status
+
     # --- config.yaml, run.json, split.npy, and whatever is written once ---
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -170,7 +186,7 @@ class RunDirectory:
         """measures/NAME.nc: one measure over the trajectory."""
         write_atomically(self.path / "measures" / f"{name}.nc", netcdf)
 
-    def read_measure(self, name: str) -> xr.DataArray | None:
+    def read_measure(self, name: str) -> "xr.DataArray | None":
         """A measure that is kept; None where there is none, or it cannot be read."""
         file = self.path / "measures" / f"{name}.nc"
         if not file.is_file():
@@ -222,10 +238,10 @@ class RunDirectory:
 
     # --- checkpoints.jsonl and weights/ ---
 
-    def write_checkpoint(self, step: int, weights: Mapping[str, Tensor], metrics: Record) -> None:
+    def write_checkpoint(self, step: int, weights: Mapping[str, "Tensor"], metrics: Record) -> None:
         """One point of the trajectory: the weights first, then the line that makes them exist."""
         file = f"weights/step-{step:08d}.safetensors"
-        data = safetensors.torch.save(dict(weights))
+        data = tensor_files.save(dict(weights))
         write_atomically(self.path / file, data)
         line = asdict(Checkpoint(step, file, sha256(data), dict(metrics)))
         append_durably(self.path / "checkpoints.jsonl", json.dumps(line) + "\n")
@@ -238,20 +254,20 @@ class RunDirectory:
         """Forget the checkpoints after a step."""
         cut_lines(self.path / "checkpoints.jsonl", last_step, inclusive)
 
-    def read_weights(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    def read_weights(self, checkpoint: Checkpoint) -> dict[str, "Tensor"]:
         """The weights of one checkpoint, their hash checked.
 
         Raises:
             DamagedFileError: the file is missing, cut short or altered; the message names it.
         """
-        return safetensors.torch.load(read_checked(self.path / checkpoint.file, checkpoint.sha256))
+        return tensor_files.load(read_checked(self.path / checkpoint.file, checkpoint.sha256))
 
     # --- best/ ---
 
-    def write_best(self, step: int, weights: Mapping[str, Tensor], metrics: Record) -> Checkpoint:
+    def write_best(self, step: int, weights: Mapping[str, "Tensor"], metrics: Record) -> Checkpoint:
         """Keep the weights of one of the best steps."""
         file = f"best/step-{step:08d}.safetensors"
-        data = safetensors.torch.save(dict(weights))
+        data = tensor_files.save(dict(weights))
         write_atomically(self.path / file, data)
         return Checkpoint(step, file, sha256(data), dict(metrics))
 

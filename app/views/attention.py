@@ -1,8 +1,10 @@
 """Where every head looks at a question; beside it another checkpoint, and the roles of heads over all questions."""
 
+from dataclasses import replace
+
 import streamlit as st
 from charts import chart
-from state import View
+from view import View
 from widget import attention_widget
 
 from interp_arith.figures.adders import place_maps
@@ -44,7 +46,7 @@ def _against(view: View, asked, found, maps) -> None:
         return
     st.subheader("Against another checkpoint")
     other = st.select_slider("The other step", steps, value=steps[0], **view.keyed("against"))
-    before = attention_to_tokens(View(view.run, other).model, asked)
+    before = attention_to_tokens(replace(view, step=other).model, asked)
     left, right = st.columns(2)
     with left:
         chart(

@@ -2,12 +2,14 @@
 
 import streamlit as st
 from charts import chart
-from state import View, plain, take_over_steps
+from choice import plain
+from view import View
 
 from interp_arith.errors import RequestError
 from interp_arith.figures.adders import place_maps, use_curves
 from interp_arith.figures.circuits import circuit_diagram
-from interp_arith.figures.questions import weighed_tokens, with_cursor
+from interp_arith.figures.curves import with_cursor
+from interp_arith.figures.questions import weighed_tokens
 from interp_arith.interp.one_question import OneQuestion, next_tokens
 from interp_arith.interp.switches import failing_questions
 
@@ -69,7 +71,7 @@ def _used(view: View) -> None:
     kept = view.kept(*USE)
     if len(kept) < len(USE):
         st.info("Where carries are read and used is not kept in the run yet.")
-        take_over_steps(view, USE, "Take it at every checkpoint (some seconds each)")
+        view.offer_to_take(USE, "Take it at every checkpoint (some seconds each)")
         return
     steps = sorted(
         set(kept[USE[0]]["step"].to_numpy().tolist()) & set(kept[USE[1]]["step"].to_numpy().tolist())

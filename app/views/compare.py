@@ -1,7 +1,10 @@
 """Two runs, or two checkpoints of one, side by side."""
 
+from dataclasses import replace
+
 import streamlit as st
-from state import View, pick_step, plain, run_paths, show
+from choice import pick_step, plain, run_paths, show
+from view import View, opened
 
 from views import attention, carries, data, fourier, intervene, logits, training
 
@@ -24,7 +27,8 @@ def draw(view: View) -> None:
         "Other run", list(paths), index=list(paths).index(view.run.name), key="other_run", bind="query-params"
     )
     with second:
-        other = pick_step(name, paths[name], "other ")
+        chosen = pick_step(name, paths[name], "other ")
+        other = None if chosen is None else opened(chosen)
     if other is None:
         return
     both = [title for title in PAGES if title not in view.left_out | other.left_out]
@@ -35,4 +39,4 @@ def draw(view: View) -> None:
     for where, each, side in ((left, view, "left "), (right, other, "right ")):
         with where:
             st.markdown(f"##### {plain(each.run.name)}, step {each.step:,}")
-            show(PAGES[what], View(each.run, each.step, side))
+            show(PAGES[what], replace(each, side=side))

@@ -2,7 +2,8 @@
 
 import pandas as pd
 import streamlit as st
-from state import View, plain
+from choice import plain
+from view import View
 
 from interp_arith.generation import rows_of_question
 

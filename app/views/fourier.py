@@ -2,7 +2,7 @@
 
 import streamlit as st
 from charts import chart
-from state import View
+from view import View
 
 from interp_arith.figures.frequencies import frequency_bars, key_circles
 from interp_arith.figures.questions import pair_grid

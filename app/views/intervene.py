@@ -2,7 +2,8 @@
 
 import streamlit as st
 from charts import chart
-from state import View, plain
+from choice import plain
+from view import View
 
 from interp_arith.errors import RequestError
 from interp_arith.figures.questions import weighed_tokens

@@ -2,7 +2,8 @@
 
 import streamlit as st
 from charts import chart
-from state import View, draws, plain
+from choice import plain
+from view import View, draws
 
 from interp_arith.figures.adders import place_maps
 from interp_arith.figures.questions import weighed_tokens

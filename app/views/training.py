@@ -4,33 +4,34 @@ import pandas as pd
 import streamlit as st
 import xarray as xr
 from charts import chart
-from state import View, run_paths, take_over_steps
+from choice import run_paths
+from view import View
 
 from interp_arith.figures.adders import class_curves
-from interp_arith.figures.curves import training_curves
+from interp_arith.figures.curves import with_cursor
 from interp_arith.figures.progress import SHARES, progress_curves
-from interp_arith.figures.questions import run_curves, with_cursor
+from interp_arith.figures.questions import run_curves
 from interp_arith.interp.phases import phases
-from interp_arith.run import Run
+from interp_arith.storage import RunDirectory
+from views import logged
 
 LOSSES = ("train_loss", "test_loss", "restricted_loss", "excluded_loss", "train_accuracy", "test_accuracy")
 
 
 def draw(view: View) -> None:
     """The page."""
-    run = view.run
-    metrics = run.metrics
-    if not len(metrics):
-        st.info("Nothing has been logged yet.")
+    if not logged.draw(view):
         return
-    figure = with_cursor(training_curves(metrics, run.name), view.step)
-    chart(figure, f"{run.name}-training", metrics, view.key("curves"))
     if "Fourier" not in view.left_out:
         _progress(view)
     if "Carries" not in view.left_out:
         _classes(view)
     if not view.side:
         _beside(view)
+
+
+def _metrics(directory: RunDirectory) -> pd.DataFrame:
+    return pd.DataFrame(directory.read_metrics())
 
 
 def _progress(view: View) -> None:
@@ -40,7 +41,7 @@ def _progress(view: View) -> None:
     needed = [name for name in LOSSES if view.applies(name)]
     if any(name not in kept or kept[name].sizes["step"] < len(view.run.steps) for name in needed):
         st.info("These are not kept in the run for every checkpoint yet.")
-        take_over_steps(view, needed, "Take them (seconds a checkpoint)")
+        view.offer_to_take(needed, "Take them (seconds a checkpoint)")
         return
     whole = xr.Dataset(kept)
     restricted = whole["restricted_loss"].sel(variant="sum", split="all", drop=True)
@@ -59,7 +60,7 @@ def _classes(view: View) -> None:
     found = view.kept("class_exact_match").get("class_exact_match")
     if found is None or found.sizes["step"] < 2:
         st.info("Exact match by complexity class is not kept in the run yet.")
-        take_over_steps(view, ["class_exact_match"], "Take it at every checkpoint")
+        view.offer_to_take(["class_exact_match"], "Take it at every checkpoint")
         return
     figure = with_cursor(class_curves(found, "exact match by complexity class"), view.step)
     chart(figure, f"{view.run.name}-classes", found, view.key("classes"))
@@ -72,8 +73,9 @@ def _beside(view: View) -> None:
     others = st.multiselect(
         "Beside it", [name for name in paths if name != view.run.name], **view.keyed("with")
     )
-    found = {view.run.name: view.run.metrics} | {name: Run(paths[name]).metrics for name in others}
-    names = [c for c in view.run.metrics.columns if c.endswith(("_loss", "_accuracy", "_exact_match"))]
+    own = _metrics(view.directory)
+    found = {view.run.name: own} | {name: _metrics(RunDirectory(paths[name])) for name in others}
+    names = [c for c in own.columns if c.endswith(("_loss", "_accuracy", "_exact_match"))]
     metric = st.selectbox(
         "Metric", names, index=names.index("test_loss") if "test_loss" in names else 0, **view.keyed("metric")
     )

@@ -23,8 +23,8 @@ _PACKAGE = Path(__file__).parent.parent
 HOMES = (_PACKAGE / "app" / "Home.py", _PACKAGE.parent / "app" / "Home.py")
 """Where the explorer lies: in a wheel, and in a clone."""
 FIRST_PAGE = ("run", "interp.one_question", "figures.adders", "figures.questions")
-"""What the first page needs; it has no model, so that it opens before TransformerLens is there."""
-_ALL_PAGES = (*FIRST_PAGE, "interp.switches", "generation", "models.transformer")
+"""What the first page needs beyond its first figure; it has no model, so TransformerLens comes later."""
+ALL_PAGES = (*FIRST_PAGE, "interp.switches", "generation", "models.transformer")
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep the others waiting: pages are served while libraries are imported, or models run."""
 _WARMING = threading.Lock()
@@ -78,14 +78,13 @@ def check_port(port: int, address: str) -> None:
 
 
 def serve(folder: Path, port: int, address: str, browser: bool) -> None:
-    """Start the server and stay; what its pages need is imported meanwhile."""
+    """Start the server and stay."""
     home = next((str(file) for file in HOMES if file.exists()), None)
     if home is None:
         raise RequestError("the explorer is not installed; install the wheel, or work in a clone")
     os.environ[FOLDER] = str(folder)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the browser needs cores too, and so do other sessions
     sys.setswitchinterval(SWITCH_SECONDS)
-    threading.Thread(target=warm, args=[FIRST_PAGE], daemon=True).start()
     options = {
         "server.port": port,
         "server.address": address,
@@ -100,15 +99,15 @@ def serve(folder: Path, port: int, address: str, browser: bool) -> None:
     bootstrap.run(home, is_hello=False, args=[], flag_options={})
 
 
-def warm(names: Sequence[str] = _ALL_PAGES) -> None:
+def warm(names: Sequence[str]) -> None:
     """Import what pages need, once, whichever thread comes first: two that import at once would meet halves.
 
     What was imported is left out of garbage collections from then on. Streamlit collects after every move of a
     slider, and would go through half a million objects of libraries each time, while no other session can go on.
     """
+    if is_warm(names):
+        return
     with _WARMING:
-        if is_warm(names):
-            return
         gc.disable()  # imports are a seventh quicker
         try:
             for name in names:
@@ -119,6 +118,6 @@ def warm(names: Sequence[str] = _ALL_PAGES) -> None:
         _WARM.update(names)
 
 
-def is_warm(names: Sequence[str] = _ALL_PAGES) -> bool:
+def is_warm(names: Sequence[str]) -> bool:
     """Whether that has been imported."""
     return _WARM.issuperset(names)

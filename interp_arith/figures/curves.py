@@ -6,12 +6,15 @@ Knows no run directory: a metrics table comes in, a figure or a page goes out.
 import html
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
 import plotly.graph_objects as go
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SET_COLOURS = {"train": "#2f7fc1", "val": "#2a9d6f", "test": "#e0701b", "batch": "#9aa0a6"}
 OTHER_COLOURS = ("#8e63c7", "#c74b78", "#a0892c", "#3aa6b0", "#7a6a5d", "#6478d6")
@@ -24,40 +27,45 @@ _WORDS = {"loss": "loss", "accuracy": "token accuracy", "exact_match": "exact ma
 _HOVER = {"loss": "%{y:.3e} nats", "accuracy": "%{y:.4f}", "exact_match": "%{y:.4f}"}
 
 
-def training_curves(metrics: pd.DataFrame, title: str, template: str = "plotly_white") -> go.Figure:
+def training_curves(
+    metrics: "pd.DataFrame | Sequence[Mapping[str, float]]", title: str, template: str = "plotly_white"
+) -> go.Figure:
     """One run's losses (nats per answer token, log axis) over its accuracies (shares in [0, 1]), by step.
 
     A dashed line marks the first step with every train token right, and the first with 0.99 of the test tokens
     right. Exact match is dotted, and left out where it is the token accuracy.
 
     Args:
-        metrics: one row a logged step, with a "step" column and columns such as "train_loss"; gaps are skipped.
+        metrics: one row a logged step, as a table or as records, with a "step" and scores such as "train_loss"; gaps
+            are skipped.
         title: what was trained.
         template: a plotly template; "plotly_dark" reads as well.
 
     Raises:
         ValueError: the table has no "step" column.
     """
-    figure = _empty_panels(metrics, title, template)
-    for name, score, colour in _scores(metrics):
-        rows = metrics.dropna(subset=[f"{name}_{score}"])
+    columns = _columns(metrics)
+    figure = _empty_panels(columns, title, template)
+    for name, score, colour in _scores(columns):
+        values = columns[f"{name}_{score}"]
+        there = ~np.isnan(values)
         figure.add_scatter(
-            x=rows["step"],
-            y=rows[f"{name}_{score}"],
+            x=columns["step"][there],
+            y=values[there],
             hovertemplate=_HOVER[score],
             line={"color": colour, "dash": DASHES[score], "width": 1 if name == "batch" else 2},
-            visible="legendonly" if name == "batch" and "train_loss" in metrics else True,
+            visible="legendonly" if name == "batch" and "train_loss" in columns else True,
             **_place(name, score),
         )
     marks = {
-        "train accuracy 1": _first_step(metrics, "train_accuracy", at_least=1.0),
-        f"test accuracy ≥ {GENERALISED}": _first_step(metrics, "test_accuracy", at_least=GENERALISED),
+        "train accuracy 1": _first_step(columns, "train_accuracy", at_least=1.0),
+        f"test accuracy ≥ {GENERALISED}": _first_step(columns, "test_accuracy", at_least=GENERALISED),
     }
-    _mark_steps(figure, {words: step for words, step in marks.items() if step is not None}, metrics)
+    _mark_steps(figure, {words: step for words, step in marks.items() if step is not None}, columns["step"])
     return figure.update_layout(hovermode="x unified")
 
 
-def seed_curves(metrics: pd.DataFrame, title: str, template: str = "plotly_white") -> go.Figure:
+def seed_curves(metrics: "pd.DataFrame", title: str, template: str = "plotly_white") -> go.Figure:
     """Several runs' losses and accuracies laid over each other: a thin line a run, a thick one for the median.
 
     Args:
@@ -72,8 +80,10 @@ def seed_curves(metrics: pd.DataFrame, title: str, template: str = "plotly_white
         raise ValueError(
             f"metrics of several runs need a 'run' column; there are: {', '.join(metrics.columns)}"
         )
-    figure = _empty_panels(metrics, title, template)
-    for name, score, colour in _scores(metrics.drop(columns=["batch_loss"], errors="ignore")):
+    columns = _columns(metrics)
+    figure = _empty_panels(columns, title, template)
+    columns.pop("batch_loss", None)
+    for name, score, colour in _scores(columns):
         key = f"{name}_{score}"
         rows = metrics.dropna(subset=[key])
         line = {"color": colour, "dash": DASHES[score]}
@@ -100,7 +110,9 @@ def seed_curves(metrics: pd.DataFrame, title: str, template: str = "plotly_white
     return figure.update_layout(hovermode="closest")
 
 
-def pass_curves(passes: Mapping[str, pd.DataFrame], title: str, template: str = "plotly_white") -> go.Figure:
+def pass_curves(
+    passes: Mapping[str, "pd.DataFrame"], title: str, template: str = "plotly_white"
+) -> go.Figure:
     """Passes of one model after another, on one step axis: test loss, and share of test questions wrong, both log.
 
     A dashed line marks where a pass begins, with its name. A share of 0 has no mark.
@@ -139,6 +151,28 @@ def pass_curves(passes: Mapping[str, pd.DataFrame], title: str, template: str = 
     )
 
 
+def with_cursor(figure: go.Figure, step: int) -> go.Figure:
+    """A line at a step of a figure over steps, in each of its panels; the figure itself."""
+    traces: Any = figure.data  # a panel without a line stays empty
+    names = dict.fromkeys(trace.xaxis or "x" for trace in traces)
+    for name in names or ["x"]:
+        axis: Any = figure.layout[name.replace("x", "xaxis")]
+        at = max(step, 1) if axis.type == "log" else step
+        across = {"yref": "paper"} if len(names) < 2 else {"yref": f"{axis.anchor} domain"}
+        figure.add_shape(
+            type="line",
+            x0=at,
+            x1=at,
+            xref=name,
+            y0=0,
+            y1=1,
+            **across,
+            line={"color": "#c74b78", "width": 2},
+            name="cursor",
+        )
+    return figure
+
+
 def write_html(figure: go.Figure, path: Path | None = None) -> str:
     """The figure as a page that opens without a network, plotly.js within; written to `path` if one is given."""
     page = figure.to_html(
@@ -151,10 +185,19 @@ def write_html(figure: go.Figure, path: Path | None = None) -> str:
     return page
 
 
-def _empty_panels(metrics: pd.DataFrame, title: str, template: str) -> go.Figure:
+def _columns(metrics: "pd.DataFrame | Sequence[Mapping[str, float]]") -> dict[str, np.ndarray]:
+    """Name -> values, NaN where a row has none."""
+    if not isinstance(metrics, Sequence):
+        return {str(name): metrics[name].to_numpy() for name in metrics}
+    names = dict.fromkeys(name for record in metrics for name in record)
+    found = {name: np.asarray([record.get(name, np.nan) for record in metrics]) for name in names}
+    return {name: x.astype(float) if x.dtype == object else x for name, x in found.items()}
+
+
+def _empty_panels(columns: Mapping[str, np.ndarray], title: str, template: str) -> go.Figure:
     """Two panels that share one step axis, with buttons that make it linear or logarithmic."""
-    if "step" not in metrics:
-        raise ValueError(f"metrics need a 'step' column; there are: {', '.join(metrics.columns)}")
+    if "step" not in columns:
+        raise ValueError(f"metrics need a 'step' column; there are: {', '.join(columns)}")
     return go.Figure(
         layout={
             "title": {"text": title, "x": 0.0, "xref": "paper", "y": 0.98, "yanchor": "top"},
@@ -171,13 +214,13 @@ def _empty_panels(metrics: pd.DataFrame, title: str, template: str) -> go.Figure
     )
 
 
-def _mark_steps(figure: go.Figure, marks: Mapping[str, int], metrics: pd.DataFrame) -> None:
+def _mark_steps(figure: go.Figure, marks: Mapping[str, int], steps: np.ndarray) -> None:
     """A dashed line at each step, its words on a row of their own above the panels.
 
     Words reach towards the middle, because plotly cuts them off at the axis' ends; a log axis has another middle.
     """
-    steps = pd.Series(metrics["step"])
-    middles = {"linear": steps.max() / 2, "log": math.sqrt(steps[steps > 0].min() * steps.max())}
+    least = steps[steps > 0].min(initial=steps.max())
+    middles = {"linear": steps.max() / 2, "log": math.sqrt(least * steps.max())}
     sides = {
         kind: ["left" if step < middle else "right" for step in marks.values()]
         for kind, middle in middles.items()
@@ -204,19 +247,18 @@ def _step_buttons(sides: Mapping[str, list[str]]) -> dict[str, Any]:
     return {"type": "buttons", "showactive": False, "buttons": buttons, **place}
 
 
-def _scores(metrics: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+def _scores(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, str]]:
     """Each (set, score, colour) to draw: losses first, then accuracies, then exact matches that differ."""
-    keys = [str(key) for key in metrics]
-    drawn = {score: [key[: -len(score) - 1] for key in keys if key.endswith(f"_{score}")] for score in _WORDS}
+    drawn = {score: [k[: -len(score) - 1] for k in columns if k.endswith(f"_{score}")] for score in _WORDS}
     others = dict.fromkeys(name for found in drawn.values() for name in found if name not in SET_COLOURS)
     colours = SET_COLOURS | dict(zip(others, itertools.cycle(OTHER_COLOURS), strict=False))
     for score, found in drawn.items():
         for name in (name for name in colours if name in found):
             key, token_key = f"{name}_{score}", f"{name}_accuracy"
-            rows = metrics.dropna(subset=[key])
-            if score == "exact_match" and token_key in metrics:
-                rows = rows[rows[token_key].notna() & (rows[key] != rows[token_key])]
-            if not rows.empty:
+            there = ~np.isnan(columns[key])
+            if score == "exact_match" and token_key in columns:
+                there &= ~np.isnan(columns[token_key]) & (columns[key] != columns[token_key])
+            if there.any():
                 yield name, score, colours[name]
 
 
@@ -231,8 +273,8 @@ def _place(name: str, score: str) -> dict[str, str]:
     }
 
 
-def _first_step(metrics: pd.DataFrame, key: str, at_least: float) -> int | None:
-    if key not in metrics:
+def _first_step(columns: Mapping[str, np.ndarray], key: str, at_least: float) -> int | None:
+    if key not in columns:
         return None
-    reached = metrics.loc[metrics[key] >= at_least, "step"]
-    return None if reached.empty else int(reached.min())
+    reached = columns["step"][columns[key] >= at_least]
+    return int(reached.min()) if len(reached) else None

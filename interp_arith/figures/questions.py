@@ -4,14 +4,13 @@ Knows no model: tables and labelled arrays come in, a figure goes out.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from interp_arith.figures.curves import OTHER_COLOURS, SET_COLOURS
+from interp_arith.figures.curves import OTHER_COLOURS, SET_COLOURS, with_cursor
 from interp_arith.figures.frequencies import COLOURS
 
 
@@ -136,25 +135,3 @@ def run_curves(
     figure.update_xaxes(title="step (updates)")
     figure.update_layout(title={"text": title, "x": 0.0, "xref": "paper"}, height=420, showlegend=True)
     return figure if cursor is None else with_cursor(figure, cursor)
-
-
-def with_cursor(figure: go.Figure, step: int) -> go.Figure:
-    """A line at a step of a figure over steps, in each of its panels; the figure itself."""
-    traces: Any = figure.data  # a panel without a line stays empty
-    names = dict.fromkeys(trace.xaxis or "x" for trace in traces)
-    for name in names or ["x"]:
-        axis: Any = figure.layout[name.replace("x", "xaxis")]
-        at = max(step, 1) if axis.type == "log" else step
-        across = {"yref": "paper"} if len(names) < 2 else {"yref": f"{axis.anchor} domain"}
-        figure.add_shape(
-            type="line",
-            x0=at,
-            x1=at,
-            xref=name,
-            y0=0,
-            y1=1,
-            **across,
-            line={"color": "#c74b78", "width": 2},
-            name="cursor",
-        )
-    return figure

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from interp_arith.commands import app as app_command
 from interp_arith.commands.app import FOLDER
+from interp_arith.storage import RunDirectory
 
 ROOT = Path(__file__).parent.parent.parent
 APP = ROOT / "app"
@@ -17,7 +20,13 @@ PAGES = {
     MODULAR: ("training", "attention", "logits", "fourier", "intervene", "compare", "data"),
     ADDER: ("training", "attention", "logits", "carries", "intervene", "compare", "data"),
 }
-SCRIPT = "from state import choose, show\nfrom views import {page}\nshow({page}.draw, choose())\n"
+SCRIPT = """from choice import choose, show
+from view import opened
+from views import {page}
+chosen = choose()
+show({page}.draw, chosen and opened(chosen))
+"""
+OWN = ("choice", "view", "charts", "widget", "views")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +51,7 @@ def page(runs, monkeypatch):
         return test.run()
 
     yield opened
-    for name in [n for n in sys.modules if n in ("state", "charts", "views") or n.startswith("views.")]:
+    for name in [n for n in sys.modules if n.partition(".")[0] in OWN]:
         del sys.modules[name]
 
 
@@ -75,12 +84,40 @@ def test_every_page_is_drawn(page, run, name):
 
 
 def test_pages_that_say_nothing_of_a_task_are_left_out(page, runs):
-    from state import View
+    from view import View
 
-    from interp_arith.run import Run
+    assert View(RunDirectory(runs / MODULAR), 0).left_out == {"Carries"}
+    assert View(RunDirectory(runs / ADDER), 0).left_out == {"Fourier"}
 
-    assert View(Run(runs / MODULAR), 0).left_out == {"Carries"}
-    assert View(Run(runs / ADDER), 0).left_out == {"Fourier"}
+
+def test_the_first_figure_needs_neither_torch_nor_pandas(runs):
+    program = f"""
+import sys
+sys.path.insert(0, {str(APP)!r})
+from choice import Choice
+from interp_arith.storage import RunDirectory
+from views import logged
+from pathlib import Path
+assert logged.draw(Choice(RunDirectory(Path({str(runs / MODULAR)!r})), 100))
+print(sorted({{"torch", "pandas", "xarray", "transformer_lens"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_first_page_has_a_figure_before_the_libraries_and_the_rest_with_them(page, monkeypatch):
+    monkeypatch.setattr(app_command, "_WARM", set())
+    test = AppTest.from_file(str(APP / "Home.py"), default_timeout=120)
+    test.query_params["run"] = MODULAR
+    test.run()
+    assert not test.exception
+    assert [chart["layout"]["xaxis"]["title"]["text"] for chart in figures(test)] == ["step (updates)"]
+    assert "the libraries are loaded …" in said(test)
+    app_command.warm(app_command.FIRST_PAGE)
+    test.run()
+    assert not test.exception
+    assert len(figures(test)) == 3
+    assert "the libraries are loaded …" not in said(test)
 
 
 def test_the_slider_changes_what_is_drawn(page):
@@ -198,13 +235,13 @@ def test_a_run_without_checkpoints_a_damaged_one_and_one_that_is_gone_are_senten
 
 
 def test_without_any_run_it_says_how_to_train_one(page, monkeypatch, tmp_path):
-    import state
+    import choice
 
-    monkeypatch.setattr(state, "SHIPPED", tmp_path / "none")
+    monkeypatch.setattr(choice, "SHIPPED", tmp_path / "none")
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    assert state.run_paths() == {}
+    assert choice.run_paths() == {}
     (tmp_path / "outside").symlink_to(ROOT / "checkpoints" / ADDER)
-    assert state.run_paths() == {}
+    assert choice.run_paths() == {}
 
 
 def test_what_is_chosen_on_a_page_is_opened_again_by_its_address(page):
@@ -218,9 +255,9 @@ def test_what_is_chosen_on_a_page_is_opened_again_by_its_address(page):
 
 
 def test_labels_are_shown_as_they_stand(page):
-    import state
+    import choice
 
-    assert state.plain("2*3= **x** `y` <b>") == "2\\*3= \\*\\*x\\*\\* \\`y\\` \\<b\\>"
+    assert choice.plain("2*3= **x** `y` <b>") == "2\\*3= \\*\\*x\\*\\* \\`y\\` \\<b\\>"
 
 
 def test_two_sessions_have_models_of_their_own(page, runs):

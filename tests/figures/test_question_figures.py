@@ -6,7 +6,8 @@ import pytest
 import xarray as xr
 from plotly.subplots import make_subplots
 
-from interp_arith.figures.questions import pair_grid, run_curves, weighed_tokens, with_cursor
+from interp_arith.figures.curves import with_cursor
+from interp_arith.figures.questions import pair_grid, run_curves, weighed_tokens
 
 
 def weighed() -> pd.DataFrame:
