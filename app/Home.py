@@ -6,6 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import streamlit as st
+from choice import Choice, choose, show
+from figure import load_ahead
+from views import logged
 
 from interp_arith.commands.app import ALL_PAGES, FIRST_PAGE, is_warm, warm
 
@@ -14,18 +17,6 @@ if TYPE_CHECKING:
 
 TITLES = ("Training", "Attention", "Logits", "Fourier", "Carries", "Intervene", "Compare", "Data")
 SECONDS_TO_PAINT, LOOK_AGAIN_SECONDS = 2.5, 0.5
-
-UNSEEN = "<style>.st-key-unseen {position: absolute; visibility: hidden}</style>"
-
-st.set_page_config(page_title="interp_arith", page_icon="➕", layout="wide")
-ahead = st.empty()
-if not is_warm(FIRST_PAGE):  # the browser takes two seconds to read what draws charts: it does so meanwhile
-    with ahead.container(key="unseen"):
-        st.html(UNSEEN)
-        st.plotly_chart({"data": [{"type": "scatter"}]})
-from charts import STYLE
-from choice import Choice, choose, show
-from views import logged
 
 
 def draw(title: str, choice: Choice | None, view: "View | None") -> None:
@@ -37,7 +28,6 @@ def draw(title: str, choice: Choice | None, view: "View | None") -> None:
             st.rerun()
     elif not is_warm(FIRST_PAGE):
         show(logged.draw, choice)
-        ahead.empty()
         warm_later()
         await_first_page()
         return
@@ -72,7 +62,8 @@ def opened(choice: Choice | None) -> "View | None":
     return importlib.import_module("view").opened(choice)
 
 
-st.html(STYLE)
+st.set_page_config(page_title="interp_arith", page_icon="➕", layout="wide")
+load_ahead()
 choice = choose()
 view = opened(choice)
 pages = [

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 import streamlit as st
 from choice import plain
+from figure import show_figure
 
+from interp_arith.figures.curves import PAGE_OPTIONS
 from interp_arith.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -17,12 +19,6 @@ if TYPE_CHECKING:
     Data = pd.DataFrame | xr.DataArray | xr.Dataset | Sequence[dict[str, float]]
 else:  # half a second, which the first figure can do without
     pd, xr = Lazy("pandas"), Lazy("xarray")
-
-STYLE = """<style>@media (max-width: 640px) {
-  [data-testid="stElementContainer"]:has([data-testid="stPlotlyChart"]) {overflow-x: auto}
-  [data-testid="stFullScreenFrame"]:has([data-testid="stPlotlyChart"]) {min-width: 640px}
-}</style>"""
-"""On a narrow screen a chart keeps a width at which it can be read, and is moved sideways."""
 
 
 def chart(figure: go.Figure, name: str, data: "Data", key: str) -> None:
@@ -38,8 +34,7 @@ def chart(figure: go.Figure, name: str, data: "Data", key: str) -> None:
     st.markdown(f"**{plain(title)}**")
     # a copy would take as long as drawing it
     figure.update_layout(title_text=None, margin_t=max(30, margin - 30))
-    options = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "filename": name, "scale": 2}}
-    st.plotly_chart(figure, key=key, config=options)
+    show_figure(figure, title, name, key)
     with st.popover("Take away", type="tertiary"):
         st.caption("PNG: the camera in the chart's toolbar")
         page = partial(as_page, figure, title, margin)
@@ -51,7 +46,8 @@ def chart(figure: go.Figure, name: str, data: "Data", key: str) -> None:
 
 def as_page(figure: go.Figure, title: str, margin: float) -> str:
     """The figure as it was before its title went to the Streamlit page, as a page of its own."""
-    return go.Figure(figure).update_layout(title_text=title, margin_t=margin).to_html(include_plotlyjs=True)
+    whole = go.Figure(figure).update_layout(title_text=title, margin_t=margin)
+    return whole.to_html(include_plotlyjs=True, config=PAGE_OPTIONS)
 
 
 def as_csv(data: "Data") -> str:

@@ -4,7 +4,7 @@
     python benchmarks/explorer.py --pictures docs    # those of README, and nothing is timed
 
 Runs that come along are copied to a temporary folder, so nothing is kept. A busy machine is slower. A move ends
-when the page's script has ended and a figure shows something else.
+when the page's script has ended, a figure shows something else, and it has been painted.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from chromium import Browser, Tab, chromium
 
 ROOT = Path(__file__).parent.parent
 RUNS = {
@@ -36,18 +36,20 @@ PICTURES = {
     "explorer-fourier": ("fourier?run=mod-113-canonical-s0", 1350),
 }
 """File -> page, and how many pixels of it."""
-CHROMIUM = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
+FIGURE = (
+    "[...document.querySelectorAll('.js-plotly-plot .main-svg')].some("
+    "svg => svg.checkVisibility({visibilityProperty: true}) && svg.getBoundingClientRect().width)"
 )
-FIGURE = ".js-plotly-plot .main-svg"
-MOVES, MILLISECONDS = 12, 90_000
-SHOWN = (
-    "JSON.stringify([...document.querySelectorAll('.js-plotly-plot')].map(p => [p.data, p.layout?.shapes]))"
+SLIDER = (
+    "document.querySelector("
+    "'[data-testid=stSidebar] [role=slider], [data-testid=stSidebar] input[type=range]')"
 )
+DONE = "document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')"
+EXCEPTIONS = "document.querySelectorAll('[data-testid=stException]').length"
+WHOLE = "!document.body.innerText.includes('the libraries are loaded')"
+SHOWN = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => [plot.data, plot.layout])"
+"""What figures are of: another object where the page was given another figure."""
+MOVES, HEIGHT, SECONDS_TO_LOOK = 12, 900, 0.5
 
 
 @contextmanager
@@ -70,12 +72,11 @@ def served(folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
 
 
 def first_page(browser: Browser, folder: Path) -> float:
-    """Seconds from the command to a first figure, in a browser that has nothing of it in its cache."""
+    """Seconds from the command to a first figure and a slider, in a browser that has nothing of it in its cache."""
     begun = time.perf_counter()
     with served(folder) as (address, _):
-        tab = browser.new_page()
-        tab.goto(address)
-        tab.wait_for_selector(FIGURE, timeout=MILLISECONDS)
+        tab = browser.open(address)
+        tab.until(f"{FIGURE} && {SLIDER}")
         taken = time.perf_counter() - begun
         tab.close()
     return taken
@@ -92,30 +93,31 @@ def await_answer(url: str, server: subprocess.Popen) -> None:
     raise SystemExit(f"the server of {url} has ended")
 
 
-def settled(tab: Page) -> None:
-    """The page's script has ended, and a figure is there."""
-    tab.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=MILLISECONDS)
-    tab.wait_for_selector(FIGURE, timeout=MILLISECONDS)
+def opened(browser: Browser, address: str, height: int = HEIGHT) -> Tab:
+    """A page as a whole, its slider ready for keys."""
+    tab = browser.open(address, height)
+    tab.until(f"{DONE} && {FIGURE} && {SLIDER} && {WHOLE}")
+    tab.evaluate(f"void {SLIDER}.focus()")
+    return tab
 
 
-def move(tab: Page, to: str) -> float:
+def move(tab: Tab, to: str) -> float:
     """Seconds until the figures show another checkpoint."""
-    slider = tab.locator("[data-testid=stSidebar]").get_by_role("slider")
-    before = tab.evaluate(SHOWN)
+    tab.evaluate(f"void (window.before = {SHOWN})")
     begun = time.perf_counter()
-    slider.press(to)
-    tab.wait_for_function(f"old => {SHOWN} !== old", arg=before, timeout=MILLISECONDS)
-    settled(tab)
+    tab.press(to)
+    tab.until(f"{SHOWN}.some((x, i) => x !== window.before[i]) && {DONE}")
+    tab.painted()
     return time.perf_counter() - begun
 
 
-def moves(browser: Browser, address: str, run: str, page: str) -> list[float]:
+def moves(browser: Browser, address: str) -> list[float]:
     """Seconds of each move, back through the trajectory and forth again."""
-    tab = browser.new_page()
-    tab.goto(f"{address}/{page}?run={run}")
-    settled(tab)
-    tab.locator("[data-testid=stSidebar]").get_by_role("slider").focus()
-    taken = [move(tab, "ArrowLeft" if index < MOVES // 2 else "ArrowRight") for index in range(MOVES)]
+    tab = opened(browser, address)
+    taken = []
+    for index in range(MOVES):
+        taken.append(move(tab, "ArrowLeft" if index < MOVES // 2 else "ArrowRight"))
+        time.sleep(SECONDS_TO_LOOK)
     tab.close()
     return taken
 
@@ -127,23 +129,20 @@ def sessions(
     tabs = []
     for index in range(n):
         run, pages = list(RUNS.items())[index % len(RUNS)]
-        tab = browser.new_context().new_page()
-        tab.goto(f"{address}/{pages[index // len(RUNS) % len(pages)]}?run={run}")
-        tabs.append(tab)
+        tabs.append(browser.open(f"{address}/{pages[index // len(RUNS) % len(pages)]}?run={run}"))
     for tab in tabs:
-        settled(tab)
-        tab.locator("[data-testid=stSidebar]").get_by_role("slider").focus()
+        tab.until(f"{DONE} && {FIGURE} && {SLIDER}")
+        tab.evaluate(f"void {SLIDER}.focus()")
     before = most = megabytes(server.pid)
     begun, moved = time.perf_counter(), 0
     while time.perf_counter() - begun < seconds:
         for tab in tabs:
-            to = "ArrowLeft" if (moved // len(tabs)) % 16 < 8 else "ArrowRight"
-            tab.locator("[data-testid=stSidebar]").get_by_role("slider").press(to)
+            tab.press("ArrowLeft" if (moved // len(tabs)) % 16 < 8 else "ArrowRight")
             moved += 1
             most = max(most, megabytes(server.pid))
     for tab in tabs:
-        settled(tab)
-    failed = sum(tab.locator("[data-testid=stException]").count() for tab in tabs)
+        tab.until(DONE)
+    failed = sum(tab.evaluate(EXCEPTIONS) for tab in tabs)
     most = max(most, megabytes(server.pid))
     return {
         "sessions": n,
@@ -157,11 +156,9 @@ def sessions(
 def take_pictures(browser: Browser, address: str, folder: Path) -> None:
     """Pages as they are, 1280 pixels wide."""
     for name, (page, height) in PICTURES.items():
-        tab = browser.new_page(viewport={"width": 1280, "height": height})
-        tab.goto(f"{address}/{page}")
-        settled(tab)
-        tab.wait_for_timeout(3_000)  # what was drawn moves into its place
-        tab.screenshot(path=folder / f"{name}.png")
+        tab = opened(browser, f"{address}/{page}", height)
+        time.sleep(3)  # what was drawn moves into its place
+        tab.picture(folder / f"{name}.png")
         tab.close()
 
 
@@ -176,13 +173,10 @@ def measured(browser: Browser, folder: Path, n: int, seconds: float) -> dict[str
     found: dict[str, object] = {}
     found["seconds to a first page"] = [round(first_page(browser, folder), 2) for _ in range(3)]
     with served(folder) as (address, server):
-        tab = browser.new_page()
-        tab.goto(address)
-        settled(tab)
-        tab.close()
+        opened(browser, f"{address}/logits").close()  # all libraries are there
         for run, pages in RUNS.items():
             for page in pages:
-                taken = moves(browser, address, run, page)
+                taken = moves(browser, f"{address}/{page}?run={run}")
                 found[f"seconds of a move, {run}, {page or 'training'}"] = {
                     "median": round(statistics.median(taken), 2),
                     "most": round(max(taken), 2),
@@ -198,17 +192,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="take those of README instead")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as temporary, chromium() as browser:
         folder = Path(temporary)
         for name in RUNS:
             shutil.copytree(ROOT / "checkpoints" / name, folder / name)
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=[*CHROMIUM])
         if arguments.pictures:
             with served(folder) as (address, _):
                 take_pictures(browser, address, arguments.pictures)
         else:
             print(json.dumps(measured(browser, folder, arguments.sessions, arguments.seconds), indent=1))
-        browser.close()
 
 
 if __name__ == "__main__":

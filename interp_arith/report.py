@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from interp_arith.errors import RequestError
 from interp_arith.figures.attention_grids import attention_grids
-from interp_arith.figures.curves import training_curves
+from interp_arith.figures.curves import PAGE_OPTIONS, training_curves
 from interp_arith.figures.frequencies import (
     frequencies_over_steps,
     frequency_bars,
@@ -378,9 +378,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], safe: bool = Fa
 
 
 def _figure(figure: go.Figure) -> str:
-    return figure.to_html(
-        full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
-    )
+    return figure.to_html(full_html=False, include_plotlyjs=False, config=PAGE_OPTIONS)
 
 
 def _safe(text: str) -> str:

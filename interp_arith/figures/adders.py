@@ -16,12 +16,12 @@ from plotly.subplots import make_subplots
 
 from interp_arith.figures.curves import OTHER_COLOURS, SET_COLOURS
 from interp_arith.figures.frequencies import COLOURS
-from interp_arith.figures.panels import in_panels
+from interp_arith.figures.panels import in_panels, room
 from interp_arith.figures.progress import unit_words
 
 _CASES = {8: "r ≤ 8", 9: "r = 9", 10: "r ≥ 10"}
 _CASE_COLOURS = {8: SET_COLOURS["train"], 9: OTHER_COLOURS[0], 10: SET_COLOURS["test"]}
-_PANELS_A_ROW = 3
+_PANELS_A_ROW, _Y_FONT = 3, 10
 _USE = {"decodable": SET_COLOURS["train"], "direction": SET_COLOURS["test"], "whole": SET_COLOURS["val"]}
 _USE_WORDS = {
     "decodable": "decodable (balanced accuracy)",
@@ -98,13 +98,14 @@ def place_maps(
     _check("place_maps", values, dims)
     values = values.transpose(*dims)
     steps = values["step"].to_numpy().tolist() if "step" in values.dims else [None]
-    draw = partial(_heat_maps, values, x, y, panels, x_names)
+    draw = partial(_heat_maps, values, x, y, panels)
     traces = draw(steps[-1])
     columns = min(_PANELS_A_ROW, len(traces))
     rows = math.ceil(len(traces) / columns)
     height = max(90, min(24 * values.sizes[y], 250))
+    left = room(map(str, values[y].to_numpy()), _Y_FONT)
     layout = _layout(title, template, 150 + rows * (height + 75) + 60 * (len(steps) > 1)) | {
-        "margin": {"l": 10, "r": 10, "t": 90, "b": 60 + 70 * (len(steps) > 1)},
+        "margin": {"l": left, "r": 10, "t": 90, "b": 60 + 70 * (len(steps) > 1)},
         "coloraxis": _colour_axis(values, span),
     }
     words = [*map(str, _names(values, x, x_names))]
@@ -118,8 +119,14 @@ def place_maps(
             "tickangle": 0,
             "tickfont": {"size": 9},
             "showgrid": False,
+            "automargin": False,
         },
-        y={"autorange": "reversed", "tickfont": {"size": 10}, "showgrid": False, "automargin": True},
+        y={
+            "autorange": "reversed",
+            "tickfont": {"size": _Y_FONT},
+            "showgrid": False,
+            "automargin": False,
+        },
         lowest={"title": {"text": x_title or x.replace("_", " "), "standoff": 4}},
         subplot_titles=None
         if panels is None
@@ -145,7 +152,7 @@ def _colour_axis(values: xr.DataArray, span: tuple[float, float]) -> dict[str, A
 
 
 def _heat_maps(
-    values: xr.DataArray, x: str, y: str, panels: str | None, x_names: Sequence[str] | None, step: int | None
+    values: xr.DataArray, x: str, y: str, panels: str | None, step: int | None
 ) -> list[go.Heatmap]:
     """One for each panel, at a step if there are steps."""
     at = values if step is None else values.sel(step=step)
@@ -155,8 +162,7 @@ def _heat_maps(
             y=[str(label) for label in values[y].to_numpy()],
             z=(at if panels is None else at.sel({panels: label})).to_numpy(),
             coloraxis="coloraxis",
-            text=[[str(name) for name in _names(values, x, x_names)]] * values.sizes[y],
-            hovertemplate="%{y}, %{text}: %{z:.3f}<extra></extra>",
+            hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
         )
         for label in _labels(values, panels)
     ]
@@ -281,12 +287,13 @@ def _from_one(steps: np.ndarray) -> np.ndarray:
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:
-    """One colour a class, darker for harder ones; sums, and differences of each sign, in scales of their own."""
+    """One colour a class, darker for harder ones, the darkest still seen on a dark page; a scale for sums, and for
+    differences of each sign."""
     scales = {"S": "Blues", "M": "Oranges", "N": "Greens"}
     found = {}
     for letter, scale in scales.items():
         of = [name for name in names if name.startswith(letter)]
-        shades = sample_colorscale(scale, np.linspace(0.4, 1.0, max(len(of), 2)).tolist())
+        shades = sample_colorscale(scale, np.linspace(0.3, 0.75, max(len(of), 2)).tolist())
         found |= dict(zip(of, shades, strict=False))
     return found
 

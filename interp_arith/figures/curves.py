@@ -20,6 +20,8 @@ SET_COLOURS = {"train": "#2f7fc1", "val": "#2a9d6f", "test": "#e0701b", "batch":
 OTHER_COLOURS = ("#8e63c7", "#c74b78", "#a0892c", "#3aa6b0", "#7a6a5d", "#6478d6")
 DASHES = {"accuracy": "solid", "exact_match": "dot", "loss": "solid"}
 GENERALISED = 0.99
+PAGE_OPTIONS = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
+"""Of a figure on a page: plotly's own would offer to upload it."""
 
 _LOSS_PANEL, _ACCURACY_PANEL = (0.47, 1.0), (0.0, 0.41)
 _LOG_AXIS = {"type": "log", "exponentformat": "power"}
@@ -175,9 +177,7 @@ def with_cursor(figure: go.Figure, step: int) -> go.Figure:
 
 def write_html(figure: go.Figure, path: Path | None = None) -> str:
     """The figure as a page that opens without a network, plotly.js within; written to `path` if one is given."""
-    page = figure.to_html(
-        include_plotlyjs=True, full_html=True, config={"displaylogo": False, "responsive": True}
-    )
+    page = figure.to_html(include_plotlyjs=True, full_html=True, config=PAGE_OPTIONS)
     title = html.escape(figure.layout.title.text or "interp_arith")
     page = page.replace("<head>", f"<head><title>{title}</title>", 1)
     if path is not None:

@@ -260,3 +260,84 @@ def test_a_run_that_trains_is_followed(opened, address, growing):
     lines = (ROOT / "checkpoints" / ADDER / "checkpoints.jsonl").read_text()
     (growing / "checkpoints.jsonl").write_text(lines)
     expect(tab.get_by_text("21 checkpoints")).to_be_visible()
+
+
+def test_names_beside_maps_are_whole_and_the_mouse_tells_what_a_cell_is(opened):
+    tab = opened(f"carries?run={ADDER}")
+    chart = tab.locator(
+        ".js-plotly-plot", has=tab.locator(".ytick", has_text="blocks.1.hook_resid_post")
+    ).first
+    chart.scroll_into_view_if_needed()
+    edge = chart.bounding_box()["x"]
+    names = chart.locator(".ytick text")
+    boxes = [names.nth(index).bounding_box() for index in range(names.count())]
+    assert boxes
+    assert all(edge <= box["x"] for box in boxes if box["width"])
+    chart.locator(".nsewdrag").first.hover(position={"x": 3, "y": 3})
+    expect(chart.locator(".hoverlayer .hovertext").first).to_contain_text("blocks.0.hook_resid_pre, a4: 0.")
+
+
+def test_a_figure_stays_and_keeps_where_one_has_zoomed_while_the_slider_moves(opened):
+    tab = opened(f"?run={MODULAR}")
+    tab.wait_for_selector(FIGURE)
+    tab.evaluate("document.querySelector('.js-plotly-plot .main-svg').here = 1")
+    area = tab.locator(".js-plotly-plot .nsewdrag").first
+    whole = axis_range(tab)
+    box = area.bounding_box()
+    tab.mouse.move(box["x"] + 100, box["y"] + 60)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 300, box["y"] + 70, steps=5)
+    tab.mouse.up()
+    tab.wait_for_function(f"old => {AXIS_RANGE} !== old", arg=whole)
+    zoomed = axis_range(tab)
+    line = "JSON.stringify(document.querySelector('.js-plotly-plot').layout.shapes)"
+    before = tab.evaluate(line)
+    tab.locator("[data-testid=stSidebar]").get_by_role("slider").press("ArrowLeft")
+    tab.wait_for_function(f"old => {line} !== old", arg=before)
+    assert axis_range(tab) == zoomed
+    assert tab.evaluate("document.querySelector('.js-plotly-plot .main-svg').here") == 1
+
+
+AXIS_RANGE = "JSON.stringify(document.querySelector('.js-plotly-plot')._fullLayout.xaxis.range)"
+
+
+def axis_range(tab: Page) -> str:
+    return tab.evaluate(AXIS_RANGE)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_figure_has_the_colours_of_the_page_also_when_they_change(browser, address, scheme):
+    context = browser.new_context(color_scheme=scheme)
+    tab = context.new_page()
+    tab.goto(f"{address}/?run={MODULAR}")
+    tab.wait_for_selector(FIGURE, timeout=MILLISECONDS)
+    assert (brightness_of_letters(tab) > 128) == (scheme == "dark")
+    tab.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
+    tab.wait_for_function(f"dark => ({LETTERS} > 128) !== dark", arg=scheme == "dark", timeout=MILLISECONDS)
+    context.close()
+
+
+LETTERS = (
+    "getComputedStyle(document.querySelector('.js-plotly-plot .xtitle')).fill.match(/[0-9]+/g).slice(0, 3)"
+    ".reduce((a, b) => a + +b, 0) / 3"
+)
+
+
+def brightness_of_letters(tab: Page) -> float:
+    return tab.evaluate(LETTERS)
+
+
+def test_a_figure_is_taken_away_as_a_picture_and_offers_no_upload(opened, tmp_path):
+    tab = opened(f"?run={MODULAR}")
+    tab.wait_for_selector(FIGURE)
+    buttons = tab.locator(".js-plotly-plot").first.locator(".modebar-btn")
+    titles = [buttons.nth(index).get_attribute("data-title") for index in range(buttons.count())]
+    assert "Whole screen" in titles
+    assert not [title for title in titles if "hare" in title]
+    tab.locator(".js-plotly-plot").first.hover()
+    with tab.expect_download() as download:
+        buttons.first.click()
+    assert download.value.suggested_filename == f"{MODULAR}-training.png"
+    download.value.save_as(tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size[0] > 1000

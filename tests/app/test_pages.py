@@ -26,7 +26,7 @@ from views import {page}
 chosen = choose()
 show({page}.draw, chosen and opened(chosen))
 """
-OWN = ("choice", "view", "charts", "widget", "views")
+OWN = ("choice", "view", "charts", "figure", "widget", "views")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,8 @@ def said(test: AppTest) -> str:
 
 
 def figures(test: AppTest) -> list[dict]:
-    return [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")]
+    shown = [json.loads(component.proto.json) for component in test.get("bidi_component")]
+    return [json.loads(given["spec"]) for given in shown if "spec" in given]
 
 
 def titles(test: AppTest) -> list[str]:

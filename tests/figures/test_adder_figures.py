@@ -6,6 +6,7 @@ import xarray as xr
 
 from interp_arith.figures.adders import case_scatter, class_curves, place_maps, use_curves
 from interp_arith.figures.circuits import circuit_diagram
+from interp_arith.figures.panels import room
 
 
 def array(values, name="probe_accuracy", **coords) -> xr.DataArray:
@@ -41,6 +42,7 @@ def test_a_map_has_a_panel_for_each_label_and_shows_the_last_step():
         np.testing.assert_array_equal(trace.z, values[1, panel])
         assert list(trace.y) == ["low", "high"]
     assert list(figure.layout.xaxis.ticktext) == ["a", "+", "b"]
+    assert figure.layout.margin.l == room(["high"], figure.layout.yaxis.tickfont.size)
     assert figure.layout.coloraxis.colorbar.title.text == "probe accuracy"
 
 

@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 import pytest
 from plotly.subplots import make_subplots
 
-from interp_arith.figures.panels import in_panels
+from interp_arith.figures.panels import in_panels, room
 
 GRID = {"subplot_titles": ["a", "b", "c"], "shared_yaxes": True, "horizontal_spacing": 0.1}
 
@@ -43,3 +43,8 @@ def test_a_figure_leaves_nothing_on_the_next(part):
     before = plain()
     assert in_panels(three(), 3, {"height": 90}, x={}, y={}, **part, **GRID).to_plotly_json() != before
     assert plain() == before
+
+
+def test_room_is_that_of_the_longest_word():
+    assert room(["a", "blocks.0.hook_resid_post"], 10) == 12 + 149
+    assert room([], 10) == 12
