@@ -194,7 +194,7 @@ class TestEveryPreset:
 
     def test_a_training_step_lowers_the_loss_of_its_batch(self, name):
         config = PRESETS[name].config
-        config = config.replace(batch_size=32, optimizer={"learning_rate": 1e-4, "weight_decay": 0.0})
+        config = config.replace(batch_size=8, optimizer={"learning_rate": 1e-4, "weight_decay": 0.0})
         limits = None
         if isinstance(config.task, SampledTask):
             epoch = config.budget.steps_per_epoch

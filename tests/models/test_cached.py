@@ -59,7 +59,7 @@ def test_every_position_scheme_writes_what_the_hooked_model_writes(positions, n_
 def test_every_preset_writes_what_the_hooked_model_writes(name):
     config = preset(name)
     task, model = config.task, planted(config.model, config.task)
-    prompts = task.tokens(split_questions(task, "train", 1 if isinstance(task, Text) else 20))
+    prompts = task.tokens(split_questions(task, "train", 1 if isinstance(task, Text) else 4))
     new = len(task.answer_positions)
     assert torch.equal(cached(model, prompts, new), generated(model, prompts, new))
 
