@@ -21,29 +21,30 @@ SECONDS_TO_PAINT, LOOK_AGAIN_SECONDS = 2.5, 0.5
 
 def draw(title: str, choice: Choice | None, view: "View | None") -> None:
     """A page; where the libraries are not there yet, as much of it as needs none, and the whole once they are."""
-    if title != TITLES[0]:
+    is_first = title == TITLES[0]
+    if is_first and not is_warm(FIRST_PAGE):
+        show(logged.draw, choice)
+        await_first_page(warm_later())
+        return
+    if not is_first and not is_warm(ALL_PAGES):
         with st.spinner("the libraries are loaded …"):
             warm(ALL_PAGES)
-        if view is None and choice is not None:
-            st.rerun()
-    elif not is_warm(FIRST_PAGE):
-        show(logged.draw, choice)
-        warm_later()
-        await_first_page()
-        return
+        st.rerun()
     show(importlib.import_module(f"views.{title.lower()}").draw, view)
 
 
 @st.fragment(run_every=LOOK_AGAIN_SECONDS)
-def await_first_page() -> None:
+def await_first_page(importing: threading.Thread) -> None:
     """Draw the whole page once there are the libraries for it."""
+    if not importing.is_alive():
+        warm(FIRST_PAGE)  # which says on the page why that failed
     if is_warm(FIRST_PAGE):
         st.rerun()
     st.caption("the libraries are loaded …")
 
 
 @st.cache_resource(show_spinner=False)
-def warm_later() -> None:
+def warm_later() -> threading.Thread:
     """Import the rest when the figure has been painted, which needs all cores; once, for all sessions."""
 
     def in_turn() -> None:
@@ -53,6 +54,7 @@ def warm_later() -> None:
     later = threading.Timer(SECONDS_TO_PAINT, in_turn)
     later.daemon = True
     later.start()
+    return later
 
 
 def opened(choice: Choice | None) -> "View | None":

@@ -46,8 +46,8 @@ function begin(parent) {
     const { spec, file, library } = figure.data;
     const { data, layout } = JSON.parse(spec);
     figure.style.minHeight = `${layout.height ?? 450}px`; // nothing below it moves when it is drawn
-    const Plotly = await plotly(library);
-    if (figure.data.spec !== spec || !figure.isConnected) return; // another came meanwhile
+    const Plotly = await plotly(library).catch((error) => void (figure.textContent = error.message));
+    if (!Plotly || figure.data.spec !== spec || !figure.isConnected) return; // another came meanwhile
     layout.template = inColoursOfPage(layout.template, getComputedStyle(figure));
     layout.uirevision = file;
     layout.autosize = true;
@@ -70,7 +70,7 @@ function begin(parent) {
 
 export default function ({ parentElement, data }) {
   if (!data.spec) {
-    plotly(data.library); // the browser reads it ahead
+    plotly(data.library).catch(() => {}); // the browser reads it ahead; the figure says it, if it cannot
     return undefined;
   }
   const figure = parentElement.querySelector(".figure") ?? begin(parentElement);

@@ -3,6 +3,7 @@
 Knows no model: tables and labelled arrays come in, a figure goes out.
 """
 
+import html
 from collections.abc import Mapping
 
 import numpy as np
@@ -125,7 +126,7 @@ def run_curves(
         figure.add_scatter(
             x=rows["step"],
             y=rows[metric],
-            name=name,
+            name=html.escape(name, quote=False),
             line_color=colours[index % len(colours)],
             hovertemplate="step %{x:,}: %{y:.4g}",
         )

@@ -230,6 +230,18 @@ def test_nonsense_is_a_sentence(opened):
     assert tab.locator("[data-testid=stException]").count() == 0
 
 
+@pytest.mark.parametrize("page", ["", "logits"])
+def test_a_run_that_cannot_be_read_is_a_sentence_on_every_page(opened, folder, page):
+    broken = folder / "broken"
+    broken.mkdir(exist_ok=True)
+    (broken / "config.yaml").write_text("task: {kind: nonsense}")
+    shutil.copy(folder / ADDER / "checkpoints.jsonl", broken)
+    tab = opened(f"{page}?run=broken")
+    expect(tab.locator("[data-testid=stAlert]").first).to_contain_text("broken cannot be read")
+    settled(tab)
+    assert tab.locator("[data-testid=stAlert]").count() == 1
+
+
 def test_on_a_narrow_screen_nothing_is_cut_off(browser, address):
     context = browser.new_context(viewport={"width": 400, "height": 800})
     tab = context.new_page()

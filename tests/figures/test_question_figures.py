@@ -63,3 +63,8 @@ def test_a_cursor_stands_in_every_panel_that_has_lines():
         ("x", "y domain", 0),
         ("x2", "y2 domain", 1),
     ]
+
+
+def test_a_run_is_called_by_its_name_whatever_signs_are_in_it():
+    (line,) = run_curves({"<b>bold": pd.DataFrame({"step": [0], "test_loss": [1.0]})}, "test_loss", "t").data
+    assert line.name == "&lt;b&gt;bold"  # which plotly shows as <b>bold
