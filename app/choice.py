@@ -70,9 +70,9 @@ def choose() -> Choice | None:
         )
     asked = st.session_state.get("run") or st.query_params.get("run")
     if asked not in paths:  # the address names the run from now on, whichever is the first tomorrow
-        st.session_state["run"] = next(iter(paths))
+        st.session_state["run"] = asked = next(iter(paths))
     with st.sidebar:
-        name = st.selectbox("Run", list(paths), index=None, key="run", bind="query-params")
+        name = st.selectbox("Run", list(paths), index=None, key="run", bind="query-params") or asked
         return pick_step(name, paths[name], "")
 
 

@@ -11,6 +11,7 @@ import plotly
 import plotly.graph_objects as go
 import streamlit as st
 from streamlit.components.v1 import declare_component
+from streamlit.components.v2 import component
 
 _SCRIPT = Path(__file__).with_name("figure.js")
 _STYLE = """
@@ -47,7 +48,5 @@ def load_ahead() -> None:
 def _component() -> tuple[Callable, str]:
     """The component, and where plotly.js is found: in the package that makes the figures, so they always agree."""
     served = declare_component("plotly", Path(plotly.__file__).parent / "package_data")
-    mount = st.components.v2.component(
-        "figure", js=_SCRIPT.read_text(encoding="utf-8"), css=_STYLE, isolate_styles=False
-    )
+    mount = component("figure", js=_SCRIPT.read_text(encoding="utf-8"), css=_STYLE, isolate_styles=False)
     return mount, f"component/{served.name}/plotly.min.js"

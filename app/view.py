@@ -42,6 +42,13 @@ class View(Choice):
         return isinstance(self.run.task, Addition)
 
     @property
+    def adder(self) -> Addition:
+        """The task of a page that is left out for all others."""
+        task = self.run.task
+        assert isinstance(task, Addition)
+        return task
+
+    @property
     def left_out(self) -> set[str]:
         """Pages that say nothing of this task."""
         task, config = self.run.task, self.run.config.model

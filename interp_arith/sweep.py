@@ -13,10 +13,10 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from interp_arith import models
 from interp_arith.errors import RequestError, WorkError
 from interp_arith.grid import Sweep, SweptRun, read_sweep
 from interp_arith.interp.live import live_measures
-from interp_arith.models.transformer import build_model
 from interp_arith.run import load_run
 from interp_arith.storage import RunDirectory
 from interp_arith.sweep_results import SweepFolder, results_table
@@ -182,7 +182,7 @@ def _check_runs(swept: Sequence[SweptRun], folder: Path) -> None:
             check_metrics(config, source)
             config.total_steps(source.steps_per_epoch)
             if config.stack_key() not in built:
-                build_model(config.model, config.task)
+                models.build_model(config.model, config.task)
                 live_measures(config)
                 built.add(config.stack_key())
             if config.init_from is not None:

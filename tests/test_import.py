@@ -36,6 +36,17 @@ def test_help_imports_neither_torch_nor_pydantic_nor_tyro():
     assert not loaded & {"torch", "numpy", "pydantic", "pandas", "tyro", "rich", "transformer_lens"}
 
 
+@pytest.mark.parametrize(
+    "arguments", [["presets", "mod-ad-113"], ["train", "mod-ad-113"], ["sweep", "no.yaml"]]
+)
+def test_what_is_misspelt_is_said_before_models_are_imported(arguments):
+    loaded = modules_after(
+        "from interp_arith.cli import main\n"
+        f"with contextlib.redirect_stderr(io.StringIO()): assert main({arguments}) == 2"
+    )
+    assert "transformer_lens" not in loaded
+
+
 def test_what_the_explorer_s_first_page_needs_imports_no_transformer_lens_and_no_scikit_learn():
     loaded = modules_after("from interp_arith.commands.app import FIRST_PAGE, warm; warm(FIRST_PAGE)")
     assert {f"interp_arith.{name}" for name in FIRST_PAGE} <= loaded

@@ -68,6 +68,6 @@ def _roles(view: View) -> None:
     labels = [f"{block}.{head}" for block, head in flat["place"].to_numpy().tolist()]
     flat = flat.drop_vars(("place", "block", "head")).assign_coords(head=("place", labels))
     flat = flat.swap_dims(place="head").drop_vars("step", errors="ignore").rename("attention")
-    names = view.run.task.answer_names if view.run.task.padded else None
+    names = view.adder.answer_names if view.adder.padded else None
     figure = place_maps(flat, "answer", "role", "attention by role", "head", names, "token that is written")
     chart(figure, f"{view.run.name}-roles", flat, view.key("roles"))

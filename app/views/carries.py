@@ -111,7 +111,7 @@ def _probes(view: View) -> None:
     feature = st.selectbox("Feature", features, index=start, **view.keyed("feature"))
     values = found.sel(feature=feature)
     values = values.isel(column=values.notnull().any(["hook", "pos"]).to_numpy()).rename("balanced accuracy")
-    names = view.run.task.position_names if view.run.task.padded else None
+    names = view.adder.position_names if view.adder.padded else None
     figure = place_maps(
         values, "pos", "hook", f"{feature.replace('_', ' ')}, decoded", "column", names, "position"
     )
@@ -143,7 +143,7 @@ def _circuit(view: View) -> None:
         return
     step = min(steps, key=lambda kept_step: abs(kept_step - view.step))
     nodes, loss, match = (kept[name].sel(step=step) for name in CIRCUIT)
-    task = view.run.task
+    task = view.adder
     title = f"which nodes each token of the answer needs, step {step:,}"
     figure = circuit_diagram(nodes, loss, task.position_names, task.answer_names, title)
     chart(figure, f"{view.run.name}-circuit", nodes, view.key("circuit"))

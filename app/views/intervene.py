@@ -3,14 +3,19 @@
 import streamlit as st
 from charts import chart
 from choice import plain
+from torch import Tensor
 from view import View
 
 from interp_arith.errors import RequestError
 from interp_arith.figures.questions import weighed_tokens
 from interp_arith.interp.one_question import OneQuestion, next_tokens
-from interp_arith.interp.switches import Switches, changed_scores, held_out_examples, switched
+from interp_arith.interp.switches import Switches, Way, changed_scores, held_out_examples, switched
 
-WAYS = {"zero": "switched off (zero)", "mean": "held at its mean", "patch": "taken from another question"}
+WAYS: dict[Way, str] = {
+    "zero": "switched off (zero)",
+    "mean": "held at its mean",
+    "patch": "taken from another question",
+}
 
 
 def draw(view: View) -> None:
@@ -43,7 +48,7 @@ def draw(view: View) -> None:
     st.caption("shares of whole answers that are right; loss in nats an answer token")
 
 
-def _switches(view: View, asked: OneQuestion) -> tuple[Switches | None, object]:
+def _switches(view: View, asked: OneQuestion) -> tuple[Switches | None, Tensor | None]:
     """What is chosen on the page, and the questions that values are taken from."""
     config = view.run.config.model
     heads = [(block, head) for block in range(config.n_layers) for head in range(config.n_heads)]
@@ -55,13 +60,15 @@ def _switches(view: View, asked: OneQuestion) -> tuple[Switches | None, object]:
     if not config.attention_only:
         mlps = second.multiselect("MLPs (blocks)", list(range(config.n_layers)), **view.keyed("mlps_off"))
         neurons = _neurons(view, second)
-    way = third.radio("They are", list(WAYS), format_func=WAYS.get, **view.keyed("way"))
+    way = third.radio("They are", list(WAYS), format_func=WAYS.__getitem__, **view.keyed("way")) or "zero"
     scale = third.slider("Attention scores ×", 0.0, 3.0, 1.0, 0.1, **view.keyed("scale"))
     switches = Switches(tuple(chosen), tuple(mlps), tuple(neurons), scale, way)
     if way == "mean":
         return switches, held_out_examples(view.run.task, 300).tokens
     if way == "patch":
-        typed = st.text_input("The other question", placeholder="of the same length", **view.keyed("source"))
+        typed = st.text_input(
+            "The other question", "", placeholder="of the same length", **view.keyed("source")
+        )
         try:
             source = OneQuestion.of(view.run.task, typed.strip() or asked.text)
         except RequestError as error:

@@ -1,5 +1,7 @@
 """The answer token by token: what was weighed, what was right, at which depth it formed, and which part added it."""
 
+from functools import partial
+
 import streamlit as st
 from charts import chart
 from choice import plain
@@ -34,7 +36,7 @@ def draw(view: View) -> None:
     found = next_tokens(view.model, asked, temperature, None if top_k is None else int(top_k), draws(seed))
     chosen = found[found["chosen"]]
     right = str(view.run.task.answer([asked.text])[0])
-    verdict = "right" if chosen["right"].all() else f"wrong; it is **{right}**"
+    verdict = "right" if bool(chosen["right"].all()) else f"wrong; it is **{right}**"
     written = plain(" ".join(chosen["token"]))
     st.markdown(f"**{plain(asked.text)}** {written} as it is written: {verdict}")
     chart(
@@ -48,9 +50,9 @@ def draw(view: View) -> None:
         st.markdown("**What truly happens in each column**")
         st.dataframe(columns, key=view.key("columns"))
     lens = lens_of_question(view.model, asked)
-    maps = {"x": "answer", "x_title": "token of the right answer"}
+    maps = partial(place_maps, x="answer", x_title="token of the right answer")
     chart(
-        place_maps(lens, y="hook", title="logit lens: probability of the right token by depth", **maps),
+        maps(lens, y="hook", title="logit lens: probability of the right token by depth"),
         f"{view.run.name}-lens",
         lens,
         view.key("lens"),
@@ -59,7 +61,7 @@ def draw(view: View) -> None:
     most = max(float(abs(added).max()), 1e-6)
     title = "what each part adds directly to the right token's logit (less the mean of all)"
     chart(
-        place_maps(added, y="term", title=title, span=(-most, most), **maps),
+        maps(added, y="term", title=title, span=(-most, most)),
         f"{view.run.name}-attribution",
         added,
         view.key("attribution"),

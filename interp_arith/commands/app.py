@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> None:
     """`interp-arith app`."""
 
     def command(
-        folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs"),
+        folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[DIR]")] = Path("runs"),
         port: int = PORT,
         address: str = "localhost",
         browser: bool = True,
@@ -93,8 +93,10 @@ def serve(folder: Path, port: int, address: str, browser: bool) -> None:
         "browser.gatherUsageStats": False,
         "client.toolbarMode": "viewer",
         "client.showErrorDetails": "none",
+        "logger.hideWelcomeMessage": True,  # it advertises
     }
-    print(f"explorer of {folder} and the runs that come along; Ctrl+C ends it", file=sys.stderr)
+    at = f"http://{'localhost' if address == '0.0.0.0' else address}:{port}"
+    print(f"{at}: explorer of {folder} and the runs that come along; Ctrl+C ends it", file=sys.stderr)
     bootstrap.load_config_options({name.replace(".", "_"): value for name, value in options.items()})
     bootstrap.run(home, is_hello=False, args=[], flag_options={})
 

@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from interp_arith import models
 from interp_arith.commands.parsing import parse
 from interp_arith.files import dump_yaml
-from interp_arith.models.transformer import build_model
 from interp_arith.presets import PRESETS, measured, preset
 from interp_arith.tables import print_table
 from interp_arith.training.config import RunConfig
@@ -16,7 +16,7 @@ def run(arguments: list[str]) -> None:
     """`interp-arith presets`."""
 
     def parameters(config: RunConfig) -> dict[str, Any]:
-        return build_model(config.model, config.task).trained_parameters()
+        return models.build_model(config.model, config.task).trained_parameters()
 
     def command(
         name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None,

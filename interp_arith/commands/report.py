@@ -26,8 +26,9 @@ def run(arguments: list[str]) -> None:
             output: the page.
             device: auto, cpu or cuda.
         """
-        print(f"{run}: taking what is not kept yet …", file=sys.stderr)
-        file = write_report(load_run(run), output, device)
+        found = load_run(run)
+        print(f"{found.path}: taking what is not kept yet …", file=sys.stderr)
+        file = write_report(found, output, device)
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB; open it in a browser")
 
     parse(command, "report", __doc__, arguments)

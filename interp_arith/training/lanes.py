@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from interp_arith import models
 from interp_arith.errors import RequestError
 from interp_arith.files import sha256_of_folder
-from interp_arith.models.transformer import build_model
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks.sampling import torch_seed
 from interp_arith.tasks.sources import Source, make_source
@@ -130,7 +130,7 @@ def common_step(directories: Iterable[RunDirectory], notify: Callable[[str], Non
 
 def fresh_weights(config: RunConfig) -> dict[str, Tensor]:
     """The initial weights of a run, drawn with its seed."""
-    model = build_model(config.model, config.task)
+    model = models.build_model(config.model, config.task)
     model.initialize(torch.Generator().manual_seed(torch_seed(config.seed, "initialization")))
     return {name: parameter.detach().clone() for name, parameter in model.trained_parameters().items()}
 

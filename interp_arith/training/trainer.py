@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from interp_arith import models
 from interp_arith.errors import RequestError, WorkError
-from interp_arith.models.transformer import build_model
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks.sampling import Limits
 from interp_arith.training import ensemble, machine
@@ -130,7 +130,7 @@ class Trainer:
             source = self._lanes[0].source
             check_metrics(self._config, source)
             self._total = self._config.total_steps(source.steps_per_epoch)
-            build_model(self._config.model, self._config.task)
+            models.build_model(self._config.model, self._config.task)
 
     def _load(self) -> None:
         """Parameters and optimizer state: fresh, or from the newest step that all lanes share."""
