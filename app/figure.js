@@ -30,6 +30,18 @@ function inColoursOfPage(template, style) {
   };
 }
 
+// On a narrow screen a simple figure fits, its legend below it; any other keeps a width and is moved sideways.
+const NARROW = 640;
+const FEW = 8;
+
+function fitted(layout) {
+  const panels = Object.keys(layout).filter((name) => name.startsWith("xaxis")).length;
+  if (panels > 1 || layout.updatemenus?.length || layout.xaxis?.tickvals?.length > FEW) return false;
+  layout.legend = { ...layout.legend, orientation: "h", x: 0, y: -0.22, yanchor: "top" };
+  layout.margin = { ...layout.margin, l: Math.min(layout.margin?.l ?? 60, 150), r: 10 };
+  return true;
+}
+
 const wholeScreen = {
   name: "whole screen",
   title: "Whole screen",
@@ -49,6 +61,7 @@ function begin(parent) {
     const Plotly = await plotly(library).catch((error) => void (figure.textContent = error.message));
     if (!Plotly || figure.data.spec !== spec || !figure.isConnected) return; // another came meanwhile
     layout.template = inColoursOfPage(layout.template, getComputedStyle(figure));
+    figure.classList.toggle("fits", innerWidth <= NARROW && fitted(layout));
     layout.uirevision = file;
     layout.autosize = true;
     if (document.fullscreenElement === figure) layout.height = innerHeight;

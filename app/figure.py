@@ -17,11 +17,11 @@ _SCRIPT = Path(__file__).with_name("figure.js")
 _STYLE = """
 .figure {color: var(--st-text-color); background: var(--st-background-color); transition: color 1ms}
 @media (max-width: 640px) {
-  .figure {min-width: 640px}
+  .figure:not(.fits) {min-width: 640px}
   [data-testid="stElementContainer"]:has(.figure) {overflow-x: auto}
 }"""
-"""On a narrow screen a figure keeps a width at which it can be read, and is moved sideways. Where the page takes
-another theme, its colour changes in a transition, and the figure hears of that."""
+"""On a narrow screen a figure that does not fit keeps a width at which it can be read, and is moved sideways. Where
+the page takes another theme, its colour changes in a transition, and the figure hears of that."""
 
 
 def show_figure(figure: go.Figure, title: str, file: str, key: str) -> None:

@@ -252,6 +252,18 @@ def test_on_a_narrow_screen_nothing_is_cut_off(browser, address):
     context.close()
 
 
+def test_on_a_narrow_screen_a_simple_figure_fits_and_one_of_many_panels_is_moved_sideways(browser, address):
+    context = browser.new_context(viewport={"width": 400, "height": 800})
+    tab = context.new_page()
+    tab.goto(f"{address}/fourier?run={MODULAR}")
+    widths = "[...document.querySelectorAll('.js-plotly-plot')].map(figure => figure.clientWidth)"
+    tab.wait_for_function(f"{widths}.length === 5", timeout=MILLISECONDS)
+    embedding, unembedding, circles, neuron, logit = tab.evaluate(widths)
+    assert max(embedding, unembedding, neuron, logit) < 400
+    assert circles == 640
+    context.close()
+
+
 def test_play_goes_from_the_first_checkpoint_on(opened):
     tab = opened(f"data?run={ADDER}")
     slider = tab.locator("[data-testid=stSidebar]").get_by_role("slider")
