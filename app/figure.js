@@ -52,14 +52,14 @@ const wholeScreen = {
 function begin(parent) {
   const figure = document.createElement("div");
   figure.className = "figure";
-  figure.setAttribute("role", "img");
+  figure.setAttribute("role", "figure");
   parent.append(figure);
   figure.draw = async () => {
-    const { spec, file, library } = figure.data;
+    const { spec, file, library } = figure.given;
     const { data, layout } = JSON.parse(spec);
     figure.style.minHeight = `${layout.height ?? 450}px`; // nothing below it moves when it is drawn
     const Plotly = await plotly(library).catch((error) => void (figure.textContent = error.message));
-    if (!Plotly || figure.data.spec !== spec || !figure.isConnected) return; // another came meanwhile
+    if (!Plotly || figure.given.spec !== spec || !figure.isConnected) return; // another came meanwhile
     layout.template = inColoursOfPage(layout.template, getComputedStyle(figure));
     figure.classList.toggle("fits", innerWidth <= NARROW && fitted(layout));
     layout.uirevision = file;
@@ -87,8 +87,8 @@ export default function ({ parentElement, data }) {
     return undefined;
   }
   const figure = parentElement.querySelector(".figure") ?? begin(parentElement);
-  if (figure.data?.spec !== data.spec) {
-    figure.data = data;
+  if (figure.given?.spec !== data.spec) {
+    figure.given = data;
     figure.setAttribute("aria-label", data.title);
     figure.draw();
   }

@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from interp_arith.cli import main
+from interp_arith.commands import app
 from interp_arith.commands.app import HOMES, is_warm, warm
 
 
@@ -43,6 +44,22 @@ def test_a_port_in_use_is_refused_with_another(capsys, tmp_path, monkeypatch):
 
 def test_the_explorer_lies_beside_the_package():
     assert any(home.exists() for home in HOMES)
+
+
+@pytest.mark.parametrize(("address", "at"), [("localhost", "localhost"), ("0.0.0.0", "localhost")])
+def test_it_says_where_it_answers_and_advertises_nothing(monkeypatch, capsys, tmp_path, address, at):
+    given = {}
+    monkeypatch.setattr(app.bootstrap, "load_config_options", given.update)
+    monkeypatch.setattr(app.bootstrap, "run", lambda *_, **__: None)
+    monkeypatch.setattr(app.sys, "setswitchinterval", lambda _: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(app.FOLDER, "")
+    app.serve(tmp_path, 8765, address, browser=True)
+    told = capsys.readouterr().err
+    assert f"http://{at}:8765: explorer of {tmp_path}" in told
+    assert told.count("\n") == 1
+    assert given["logger_hideWelcomeMessage"] is True
+    assert given["server_address"] == address
 
 
 def test_what_is_imported_ahead_is_left_out_of_garbage_collections():

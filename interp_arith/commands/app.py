@@ -110,6 +110,8 @@ def warm(names: Sequence[str]) -> None:
     if is_warm(names):
         return
     with _WARMING:
+        if is_warm(names):  # by the thread that came first
+            return
         gc.disable()  # imports are a seventh quicker
         try:
             for name in names:

@@ -22,6 +22,8 @@ from interp_arith.figures.progress import unit_words
 _CASES = {8: "r ≤ 8", 9: "r = 9", 10: "r ≥ 10"}
 _CASE_COLOURS = {8: SET_COLOURS["train"], 9: OTHER_COLOURS[0], 10: SET_COLOURS["test"]}
 _PANELS_A_ROW, _Y_FONT = 3, 10
+_BARE = {"showgrid": False, "automargin": False}
+"""Of an axis along a map: its room is known, and plotly would find it by drawing twice."""
 _USE = {"decodable": SET_COLOURS["train"], "direction": SET_COLOURS["test"], "whole": SET_COLOURS["val"]}
 _USE_WORDS = {
     "decodable": "decodable (balanced accuracy)",
@@ -108,25 +110,18 @@ def place_maps(
         "margin": {"l": left, "r": 10, "t": 90, "b": 60 + 70 * (len(steps) > 1)},
         "coloraxis": _colour_axis(values, span),
     }
-    words = [*map(str, _names(values, x, x_names))]
     figure = in_panels(
         traces,
         columns,
         layout,
         x={
             "tickvals": [*range(values.sizes[x])],
-            "ticktext": words,
+            "ticktext": [*map(str, _names(values, x, x_names))],
             "tickangle": 0,
             "tickfont": {"size": 9},
-            "showgrid": False,
-            "automargin": False,
+            **_BARE,
         },
-        y={
-            "autorange": "reversed",
-            "tickfont": {"size": _Y_FONT},
-            "showgrid": False,
-            "automargin": False,
-        },
+        y={"autorange": "reversed", "tickfont": {"size": _Y_FONT}, **_BARE},
         lowest={"title": {"text": x_title or x.replace("_", " "), "standoff": 4}},
         subplot_titles=None
         if panels is None

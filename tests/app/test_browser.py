@@ -351,6 +351,20 @@ def brightness_of_letters(tab: Page) -> float:
     return tab.evaluate(LETTERS)
 
 
+def test_a_figure_fills_the_screen_and_comes_back(opened):
+    tab = opened(f"?run={MODULAR}")
+    tab.wait_for_selector(FIGURE)
+    figure = tab.locator(".js-plotly-plot").first
+    height = "document.querySelector('.js-plotly-plot')._fullLayout.height"
+    before = tab.evaluate(height)
+    figure.hover()
+    figure.locator("[data-title='Whole screen']").click()
+    tab.wait_for_function(f"document.fullscreenElement && {height} === innerHeight")
+    figure.hover()
+    figure.locator("[data-title='Whole screen']").click()
+    tab.wait_for_function(f"old => !document.fullscreenElement && {height} === old", arg=before)
+
+
 def test_a_figure_is_taken_away_as_a_picture_and_offers_no_upload(opened, tmp_path):
     tab = opened(f"?run={MODULAR}")
     tab.wait_for_selector(FIGURE)
