@@ -17,6 +17,7 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
+NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
     "--headless=new",
     "--no-sandbox",
@@ -86,7 +87,7 @@ class Tab:
         """
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in found:
-            raise RuntimeError(f"{script}: {found['exceptionDetails']['text']}")
+            raise RuntimeError(f"{script}: {found['exceptionDetails']['exception']['description']}")
         return found["result"].get("value")
 
     def until(self, script: str) -> None:
@@ -119,6 +120,11 @@ class Tab:
         self._browser.call("Target.disposeBrowserContext", browserContextId=self._profile)
 
 
+def program() -> str | None:
+    """Where a Chromium is installed, if one is."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A Chromium without a window.
@@ -126,14 +132,13 @@ def chromium() -> Iterator[Browser]:
     Raises:
         FileNotFoundError: there is none.
     """
-    program = shutil.which("chromium")
-    if program is None:
+    if (there := program()) is None:
         raise FileNotFoundError("chromium is not installed; for example: apt-get install chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # it may still write
         told = Path(folder) / "DevToolsActivePort"
         ports = ("--remote-debugging-port=0", f"--user-data-dir={folder}")
         quiet = subprocess.DEVNULL
-        process = subprocess.Popen([program, *OPTIONS, *ports, "about:blank"], stdout=quiet, stderr=quiet)
+        process = subprocess.Popen([there, *OPTIONS, *ports, "about:blank"], stdout=quiet, stderr=quiet)
         try:
             while not (told.exists() and told.read_text().count("\n")):
                 if process.poll() is not None:

@@ -1,14 +1,15 @@
 """Step times as plotly pages, and as pictures where a Chromium is installed; measures nothing."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
+from chromium import program
 from tables import NAMES
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+from interp_arith.figures.curves import write_html
+
 WIDTH, HEIGHT = 800, 500
 
 
@@ -19,13 +20,13 @@ def draw(frame: pd.DataFrame, axis: str, title: str, page: Path) -> None:
         figure.add_scatter(x=rows[axis], y=rows["step_ms"], name=NAMES[str(name)], mode="lines+markers")
     figure.update_xaxes(type="log", title=axis, tickvals=sorted(set(frame[axis])))
     figure.update_yaxes(type="log", title="one step, ms")
-    figure.write_html(page, include_plotlyjs=True)
+    write_html(figure, page)
     photograph(page, page.with_suffix(".png"), WIDTH + 20, HEIGHT + 20)
 
 
 def photograph(page: Path, picture: Path, width: int, height: int) -> None:
     """A picture of a page, where a browser is installed; says so where none is."""
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    browser = program()
     if browser is None:
         print(f"{picture} is not made: no Chromium is installed")
         return

@@ -7,6 +7,7 @@ from interp_arith.models.digit_positions import Abacus, Coupled, SegmentDigit
 from interp_arith.models.positions import NoPositions, Rotary
 from interp_arith.models.transformer import ArithmeticTransformer
 from interp_arith.tasks import Addition, ModularArithmetic, PermutationComposition, Task, Text
+from interp_arith.training.config import RunConfig
 
 
 def plain_answer(operation: str, a: int, b: int, p: int) -> int:
@@ -59,6 +60,11 @@ def example_tasks() -> list[Task]:
         Text(),
         Text(text_to_learn="carry, carry on", mask_first_n=3),
     ]
+
+
+def is_large(config: RunConfig) -> bool:
+    """Whether a model has millions of parameters, so that a test of every preset gives it fewer questions."""
+    return config.model.d_model >= 256
 
 
 def example_model_configs() -> dict[str, ModelConfig]:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from oracles import example_tasks, plain_answer
+from oracles import example_tasks, is_large, plain_answer
 from pydantic import ValidationError
 
 from interp_arith.errors import RequestError
@@ -194,7 +194,8 @@ class TestEveryPreset:
 
     def test_a_training_step_lowers_the_loss_of_its_batch(self, name):
         config = PRESETS[name].config
-        config = config.replace(batch_size=8, optimizer={"learning_rate": 1e-4, "weight_decay": 0.0})
+        n = 8 if is_large(config) else 32
+        config = config.replace(batch_size=n, optimizer={"learning_rate": 1e-4, "weight_decay": 0.0})
         limits = None
         if isinstance(config.task, SampledTask):
             epoch = config.budget.steps_per_epoch

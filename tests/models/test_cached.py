@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles import example_model_configs, random_weights
+from oracles import example_model_configs, is_large, random_weights
 
 from interp_arith.models import ModelConfig, build_model
 from interp_arith.models.cached import greedy_tokens
@@ -59,7 +59,8 @@ def test_every_position_scheme_writes_what_the_hooked_model_writes(positions, n_
 def test_every_preset_writes_what_the_hooked_model_writes(name):
     config = preset(name)
     task, model = config.task, planted(config.model, config.task)
-    prompts = task.tokens(split_questions(task, "train", 1 if isinstance(task, Text) else 4))
+    n = 1 if isinstance(task, Text) else 4 if is_large(config) else 20
+    prompts = task.tokens(split_questions(task, "train", n))
     new = len(task.answer_positions)
     assert torch.equal(cached(model, prompts, new), generated(model, prompts, new))
 

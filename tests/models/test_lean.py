@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles import digit_model_configs, example_model_configs, random_weights
+from oracles import digit_model_configs, example_model_configs, is_large, random_weights
 from torch.func import functional_call, grad, vmap
 
 from interp_arith.models import ArithmeticTransformer, build_model
@@ -99,7 +99,7 @@ def test_stacked_parameters_give_what_each_member_gives_alone(config):
 def test_every_preset_is_lean_to_within_rounding_in_float32(name, mapped):
     config = preset(name)
     limits = config.task.limits if isinstance(config.task, SampledTask) else None
-    examples = make_source(config.task, 8, seed=0).batch(0, limits)
+    examples = make_source(config.task, 8 if is_large(config) else 32, seed=0).batch(0, limits)
     positions = config.task.answer_positions
     model = build_model(config.model, config.task)
     model.initialize(torch.Generator().manual_seed(0))
