@@ -1,6 +1,6 @@
 """What the explorer costs, driven in Chromium: to the first page, a move of the slider, many sessions at once.
 
-    python benchmarks/explorer.py --sessions 10 --seconds 60
+    python benchmarks/explorer.py --readme README.md
     python benchmarks/explorer.py --pictures docs    # those of README, and nothing is timed
 
 Runs that come along are copied to a temporary folder, so nothing is kept. A busy machine is slower. A move ends
@@ -16,13 +16,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from chromium import Browser, Tab, chromium
+from readme import replace_block
 
 ROOT = Path(__file__).parent.parent
 RUNS = {
@@ -168,21 +171,41 @@ def megabytes(process: int) -> float:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
 
-def measured(browser: Browser, folder: Path, n: int, seconds: float) -> dict[str, object]:
+def measured(browser: Browser, folder: Path, n: int, seconds: float) -> dict[str, Any]:
     """All of it, by name."""
-    found: dict[str, object] = {}
-    found["seconds to a first page"] = [round(first_page(browser, folder), 2) for _ in range(3)]
+    found: dict[str, Any] = {"first page": [round(first_page(browser, folder), 2) for _ in range(3)]}
     with served(folder) as (address, server):
         opened(browser, f"{address}/logits").close()  # all libraries are there
-        for run, pages in RUNS.items():
-            for page in pages:
-                taken = moves(browser, f"{address}/{page}?run={run}")
-                found[f"seconds of a move, {run}, {page or 'training'}"] = {
-                    "median": round(statistics.median(taken), 2),
-                    "most": round(max(taken), 2),
-                }
-        found["many sessions"] = sessions(browser, address, server, n, seconds)
+        found["moves"] = {
+            run: {
+                page or "training": [round(s, 2) for s in moves(browser, f"{address}/{page}?run={run}")]
+                for page in pages
+            }
+            for run, pages in RUNS.items()
+        }
+        found["sessions"] = sessions(browser, address, server, n, seconds)
     return found
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Of README: a table of moves by page and run, and what else was seen."""
+    pages = list(dict.fromkeys(page for taken in found["moves"].values() for page in taken))
+    table = [f"| a move of the slider | {' | '.join(f'`{run}`' for run in RUNS)} |", "| --- | ---: | ---: |"]
+    for page in pages:
+        cells = [_seconds(found["moves"][run].get(page)) for run in RUNS]
+        table.append(f"| {page.capitalize()} | {' | '.join(cells)} |")
+    many = found["sessions"]
+    more = many["megabytes at most"] - many["megabytes before"]
+    said = (
+        f"The first figure is there {_seconds(found['first page'])} after the command. {many['sessions']} sessions "
+        f"made {many['moves']} moves, {many['failed']} failed, and the server grew by {more:.0f} MB. "
+        f"Medians (longest), {os.cpu_count()} processors."
+    )
+    return [*textwrap.wrap(said, 118), "", *table]
+
+
+def _seconds(taken: list[float] | None) -> str:
+    return "–" if taken is None else f"{statistics.median(taken):.2f} s ({max(taken):.2f})"
 
 
 def main() -> None:
@@ -190,6 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sessions", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table between its marks")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="take those of README instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary, chromium() as browser:
@@ -199,8 +223,12 @@ def main() -> None:
         if arguments.pictures:
             with served(folder) as (address, _):
                 take_pictures(browser, address, arguments.pictures)
-        else:
-            print(json.dumps(measured(browser, folder, arguments.sessions, arguments.seconds), indent=1))
+            return
+        found = measured(browser, folder, arguments.sessions, arguments.seconds)
+    print(json.dumps(found))
+    print(*lines(found), sep="\n")
+    if arguments.readme:
+        replace_block(arguments.readme, "explorer", lines(found))
 
 
 if __name__ == "__main__":
