@@ -34,6 +34,25 @@ def _modular(name: str, task: Task, reaches: str, **fields: Any) -> Preset:
     return Preset(RunConfig(name=name, task=task, **defaults | fields), reaches)
 
 
+def _division(name: str, task: Task) -> Preset:
+    """Smooth neurons, twice as many, at a rate that decays.
+
+    Of 512 ReLU neurons the logits keep harmonics: their key frequencies explained less than 0.7 of the variance on three
+    seeds of five. SiLU alone left one of five, and 1,024 SiLU neurons none. Initial weights at half scale make it worse.
+    """
+    return _modular(
+        name,
+        task,
+        "test accuracy ≥ 0.99 within 600 steps, for good",
+        model=ModelConfig(activation="silu", d_mlp=1024),
+        optimizer=AdamW(learning_rate=1e-2, weight_decay=1.0, epsilon=3e-6),
+        clip_norm=0.2,
+        schedule=Decay(warmup_steps=10, start_fraction=0.6, final_fraction=0.05),
+        budget=Budget(steps=600),
+        stop=StopRule(),
+    )
+
+
 def _characters(operation: str, p: int, layers: int) -> Preset:
     name = {"add": "add", "subtract": "sub"}[operation]
     task = ModularArithmetic.model_validate(
@@ -113,7 +132,12 @@ def _table() -> dict[str, Preset]:
             if (short, p) == ("add", 113):
                 continue
             task = ModularArithmetic.model_validate({"p": p, "operation": operation, "train_fraction": 0.5})
-            entries.append(_modular(f"mod-{short}-{p}", task, "test accuracy ≥ 0.99 within 1,500 steps"))
+            name = f"mod-{short}-{p}"
+            entries.append(
+                _division(name, task)
+                if short == "div"
+                else _modular(name, task, "test accuracy ≥ 0.99 within 1,500 steps")
+            )
     entries += [
         _characters(op, p, layers) for op in ("add", "subtract") for p in (97, 113) for layers in (1, 2)
     ]
