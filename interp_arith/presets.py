@@ -38,7 +38,7 @@ def _division(name: str, task: Task) -> Preset:
     """Smooth neurons, twice as many, at a rate that decays.
 
     Of 512 ReLU neurons the logits keep harmonics: their key frequencies explained less than 0.7 of the variance on
-    three seeds of five. SiLU alone left one of five, 1,024 SiLU neurons none; weights that start at half scale are worse.
+    three seeds of five. SiLU alone left one of five, 1,024 SiLU neurons none; half-scale initial weights are worse.
     """
     return _modular(
         name,
