@@ -37,8 +37,8 @@ def _modular(name: str, task: Task, reaches: str, **fields: Any) -> Preset:
 def _division(name: str, task: Task) -> Preset:
     """Smooth neurons, twice as many, at a rate that decays.
 
-    Of 512 ReLU neurons the logits keep harmonics: their key frequencies explained less than 0.7 of the variance on
-    three seeds of five. SiLU alone left one of five, 1,024 SiLU neurons none; half-scale initial weights are worse.
+    With 512 ReLU neurons at a constant rate, as elsewhere, the key frequencies explained less than 0.7 of the logits'
+    variance on three of the seeds 0 to 4: harmonics stay. Trained so with 512 neurons for 1,000 steps, one of them still does.
     """
     return _modular(
         name,
