@@ -38,13 +38,12 @@ def _division(name: str, task: Task) -> Preset:
     """Smooth neurons, twice as many, at a rate that decays.
 
     With 512 ReLU neurons at a constant rate, as elsewhere, the key frequencies explained less than 0.7 of the logits'
-    variance on three of the seeds 0 to 4: harmonics stay. With this recipe, 512 neurons and 1,000 steps they did on
-    one.
+    variance on three of five seeds: harmonics stay. So they do here on one of ten, another stays at 0.92 accuracy.
     """
     return _modular(
         name,
         task,
-        "test accuracy ≥ 0.99 within 600 steps, for good",
+        "test accuracy ≥ 0.99 within 600 steps, most seeds",
         model=ModelConfig(activation="silu", d_mlp=1024),
         optimizer=AdamW(learning_rate=1e-2, weight_decay=1.0, epsilon=3e-6),
         clip_norm=0.2,
