@@ -3,8 +3,9 @@
 A pure function of a parameter dict, with the names and shapes of the hooked model, so that it can be differentiated
 and mapped over seeds. What enters the first attention depends on a token and its position alone, so it is computed
 once for each pair of the two and looked up; not so where positions follow the digits of a question. In the last layer
-only the answer positions ask and pass through the MLP; every position is still attended to. Held equal to the hooked
-model by tests.
+only the answer positions ask and pass through the MLP; every position is still attended to. On a GPU, where a step
+waits for memory, less still is written for each question if one known token asks. Held equal to the hooked model by
+tests.
 """
 
 import math
@@ -17,12 +18,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.lookup import entries, one_hot_entries, one_hot_rows, pair_rows, row_sums, rows
+from interp_arith.models.lookup import (
+    ALIGNED,
+    entries,
+    one_hot_entries,
+    one_hot_rows,
+    one_hot_sums,
+    pair_rows,
+    row_sums,
+    rows,
+)
 from interp_arith.models.patterns import mixed_pattern, score_scale
 from interp_arith.models.position_scheme import Ids
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
 Parameters = Mapping[str, Tensor]
+_HEADROOM = 40.0  # nats: scores lie up to this far above zero and 87 below, the range of a float32
 
 
 def answer_logits(
@@ -33,6 +44,7 @@ def answer_logits(
     *,
     mapped: bool = False,
     ids: Ids | None = None,
+    asker: int | None = None,
 ) -> Float[Tensor, "batch answer d_vocab_out"]:
     """Logits at the answer positions.
 
@@ -43,8 +55,13 @@ def answer_logits(
         answer_positions: where to read, ascending.
         mapped: under `torch.vmap`, or on a GPU: look up by matrix products.
         ids: what `config.positions.ids` gives; needed where positions follow digits.
+        asker: the token at the first answer position, where it is the same in every question.
     """
-    residual, block = before_last_mlp(config, parameters, tokens, answer_positions, mapped=mapped, ids=ids)
+    if mapped and asker is not None and len(answer_positions) == 1 and _is_linear_but_for_neurons(config):
+        return _folded(config, parameters, tokens[:, : answer_positions[0] + 1], asker)
+    residual, block = before_last_mlp(
+        config, parameters, tokens, answer_positions, mapped=mapped, ids=ids, asker=asker
+    )
     if not config.attention_only:
         residual = residual + mlp(config, block, norm(config, block, "ln2", residual))
     return unembed(config, parameters, residual)
@@ -58,6 +75,7 @@ def before_last_mlp(
     *,
     mapped: bool = False,
     ids: Ids | None = None,
+    asker: int | None = None,
 ) -> tuple[Float[Tensor, "batch answer d_model"], Parameters]:
     """The residual stream behind the last attention, at the answer positions; and the last layer's parameters.
 
@@ -72,7 +90,7 @@ def before_last_mlp(
         queries = answers if layer == config.n_layers - 1 else everywhere
         block = block_of(parameters, layer)
         if residual is None:
-            residual, z = _first_attention(config, parameters, block, tokens, queries, mapped)
+            residual, z = _first_attention(config, parameters, block, tokens, queries, mapped, asker)
         else:
             z = attend(config, *project(config, block, residual, queries), queries)
             residual = _at(residual, queries)
@@ -116,11 +134,36 @@ def _first_attention(
     tokens: Int[Tensor, "batch pos"],
     queries: range,
     mapped: bool,
+    asker: int | None,
 ) -> tuple[Float[Tensor, "batch query d_model"], Float[Tensor, "batch query head d_head"]]:
-    """The residual stream where the first layer asks, and what its heads read.
+    """The residual stream where the first layer asks, and what its heads read."""
+    table, q, k, v = _tables(config, parameters, block, tokens, queries)
+    if len(queries) == 1:
+        asking, seen = _at(table, queries, axis=0)[0], tokens[:, : queries.stop]
+        if not mapped:
+            return _one_query(config, asking, q[0], k, v, seen)
+        if asker is not None and config.attention_coefficient == 1:
+            z = _one_asker(q[0, asker], k, v, seen, asker)
+            return asking[asker].expand(len(tokens), 1, -1), z[:, None]
+    find = one_hot_rows if mapped else rows
+    residual, q = _together(find, [_at(table, queries, axis=0), q], _at(tokens, queries))
+    k, v = _together(find, [k, v], tokens)
+    return residual, attend(config, q, k, v, queries)
 
-    Embeddings, queries, keys and values are tables, one row for each pair of position and token.
-    """
+
+def _tables(
+    config: ModelConfig,
+    parameters: Parameters,
+    block: Parameters,
+    tokens: Int[Tensor, "batch pos"],
+    queries: range,
+) -> tuple[
+    Float[Tensor, "pos token d_model"],
+    Float[Tensor, "query token head d_head"],
+    Float[Tensor, "pos token head d_head"],
+    Float[Tensor, "pos token head d_head"],
+]:
+    """Embeddings, and the first layer's queries, keys and values: a row for each pair of position and token."""
     W_E = parameters["embed.W_E"]
     positions = config.positions.embed(parameters, tokens)
     table = W_E + (positions[:, None] if isinstance(positions, Tensor) else positions)
@@ -130,12 +173,7 @@ def _first_attention(
         rearrange(x, "token pos head d_head -> pos token head d_head").to(W_E.dtype)
         for x in project(config, block, by_token, queries)
     )
-    if len(queries) == 1 and not mapped:
-        return _one_query(config, _at(table, queries, axis=0)[0], q[0], k, v, tokens[:, : queries.stop])
-    find = one_hot_rows if mapped else rows
-    residual, q = _together(find, [_at(table, queries, axis=0), q], _at(tokens, queries))
-    k, v = _together(find, [k, v], tokens)
-    return residual, attend(config, q, k, v, queries)
+    return table, q, k, v
 
 
 def _one_query(
@@ -157,6 +195,75 @@ def _one_query(
     pattern = mixed_pattern(softmax, config.attention_coefficient)
     residual = table[present] if len(present) == 1 else rows(table[None], tokens[:, -1:])
     return residual.expand(len(tokens), 1, -1), row_sums(pattern, v, tokens)[:, None]
+
+
+def _one_asker(
+    q: Float[Tensor, "head d_head"],
+    k: Float[Tensor, "all_pos token head d_head"],
+    v: Float[Tensor, "all_pos token head d_head"],
+    tokens: Int[Tensor, "batch pos"],
+    asker: int,
+) -> Float[Tensor, "batch head d_head"]:
+    """What heads read where the last of these positions alone asks, and always the same token stands there.
+
+    Then a score belongs to a token and its position, whoever else is in the question: softmax attention is
+    Σ_p eˢ v / Σ_p eˢ, two sums of rows of a table, and no key or value of a single question is ever written. Were
+    all scores of a question more than 127 below the largest of the table, both sums would be zero and the loss NaN.
+    """
+    n_pos, (n_heads, d_head) = tokens.shape[1], q.shape
+    scores = (q * k[:n_pos]).sum(dim=-1) / math.sqrt(d_head)
+    weights = (scores - (scores.detach().amax(dim=(0, 1)) - _HEADROOM)).exp()
+    sums = torch.cat([(weights[..., None] * v[:n_pos]).flatten(2), weights], dim=-1)
+    found = one_hot_sums(sums[:-1], tokens[:, :-1]) + sums[-1, asker]
+    read, total = found.split([n_heads * d_head, n_heads], dim=-1)
+    return read.unflatten(-1, (n_heads, d_head)) / total[..., None]
+
+
+def _is_linear_but_for_neurons(config: ModelConfig) -> bool:
+    """Whether one layer of attention and one of neurons is all that a model has, with nothing normed."""
+    attends_once = (
+        config.n_layers == 1 and config.attention_coefficient == 1 and not config.positions.reads_digits
+    )
+    plain_neurons = not (config.attention_only or config.gated) and config.mlp_depth == 2
+    return attends_once and plain_neurons and config.normalization == "none"
+
+
+def _folded(
+    config: ModelConfig, parameters: Parameters, tokens: Int[Tensor, "batch pos"], asker: int
+) -> Float[Tensor, "batch 1 d_vocab_out"]:
+    """`answer_logits` where `_is_linear_but_for_neurons` holds, and the same token asks in every question.
+
+    What lies between heads, neurons and logits is linear. So the products are of matrices, once for all questions,
+    and the residual stream of a single question is never written:
+
+        neurons = act(read · (W W_in)),   logits = read · (W W_U) + neurons · (W_out W_U)
+
+    where `read` is what the heads read and a 1, and the rows of W are what each adds to the residual stream: W_O, and
+    the asking token with the biases. Rows are padded with zeros, as in `one_hot_sums`.
+    """
+    block, last = block_of(parameters, 0), tokens.shape[1] - 1
+    table, q, k, v = _tables(config, parameters, block, tokens, range(last, last + 1))
+    z = _one_asker(q[0, asker], k, v, tokens, asker).flatten(1)
+    width = z.shape[1]
+    padding = -(width + 1) % ALIGNED
+    read = functional.pad(functional.pad(z, (0, 1), value=1.0), (0, padding))
+    start = table[last, asker] + block.get("attn.b_O", 0.0)
+    W = functional.pad(torch.cat([block["attn.W_O"].flatten(0, 1), start[None]]), (0, 0, 0, padding))
+    W_U = parameters["embed.W_E"].mT if config.tied else parameters["unembed.W_U"]
+    n_logits = W_U.shape[1]
+    W_U = functional.pad(W_U, (0, -n_logits % ALIGNED))
+
+    def with_bias(product: Tensor, bias: Tensor | None) -> Tensor:
+        return product if bias is None else product + functional.pad(bias[None], (0, 0, width, padding))
+
+    into_neurons = with_bias(W @ block["mlp.W_in"], block.get("mlp.b_in"))
+    fired = ACTIVATIONS[config.activation](read @ into_neurons)
+    b_U, b_out = parameters.get("unembed.b_U"), block.get("mlp.b_out")
+    into_logits = with_bias(W @ W_U, None if b_out is None else b_out @ W_U)
+    into_logits = with_bias(
+        into_logits, None if b_U is None else functional.pad(b_U, (0, -n_logits % ALIGNED))
+    )
+    return (read @ into_logits + fired @ (block["mlp.W_out"] @ W_U))[:, None, :n_logits]
 
 
 def _together(

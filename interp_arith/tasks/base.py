@@ -104,6 +104,11 @@ class Task(Choice, ABC):
     def answer_positions(self) -> tuple[int, ...]:
         """Input positions whose logits predict the answer tokens."""
 
+    @property
+    def asking_token(self) -> int | None:
+        """The token at the first answer position, if every question has the same there ("=")."""
+        return None
+
     @abstractmethod
     def parse(self, questions: Questions) -> Shaped[np.ndarray, "batch operands"]:
         """Questions as integers.

@@ -172,6 +172,11 @@ class ModularArithmetic(PairTask):
         """The last position of the prompt, and those of the answer tokens but the last."""
         return tuple(range(self.n_ctx - self._answer_length, self.n_ctx))
 
+    @property
+    def asking_token(self) -> int | None:
+        """ "=", in the formats that have it."""
+        return {"numbers-bare": None, "characters": 11}.get(self.format, self.p)
+
     def tokens(self, questions: Questions) -> Int[Tensor, "batch pos"]:
         """The prompt in the task's format."""
         pairs = torch.from_numpy(self.parse(questions))

@@ -50,7 +50,8 @@ def total_cross_entropy(
 ) -> Float[Tensor, "*seed"]:
     """Sum of the cross-entropy over the answer tokens where the mask is set: nats, in float64."""
     if loss == "softmax":
-        return _SoftmaxCrossEntropy.apply(logits, targets, mask)
+        on_cpu = logits.device.type == "cpu"
+        return (_SoftmaxCrossEntropy if on_cpu else _FusedCrossEntropy).apply(logits, targets, mask)
     right = LOG_PROBABILITIES[loss](logits).gather(-1, targets[..., None])[..., 0]
     return -(right * mask).sum(dim=(-2, -1))
 
@@ -75,6 +76,37 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         slopes.scatter_add_(-1, ids, slopes.new_full((), -1.0).expand(ids.shape))
         slopes.mul_((mask * gradient[..., None, None])[..., None])
         return slopes.to(ctx.dtype), None, None
+
+
+class _FusedCrossEntropy(torch.autograd.Function):
+    """The same where kernels are compiled: nothing of the table's size is kept in float64, nothing is scattered.
+
+    A GPU takes long for exponentials in float64. So those of float32 logits, less the largest of a row, are float32,
+    right to 1e-6 relative; sums, the logarithm and the difference of a probability and 1 are float64.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        top = logits.amax(dim=-1, keepdim=True)
+        total = _exponentials(logits, top).sum(dim=-1, keepdim=True)
+        ctx.save_for_backward(logits, top, total, targets, mask)
+        right = logits.gather(-1, targets[..., None]).double() - top.double() - total.log()
+        return -(right[..., 0] * mask).sum(dim=(-2, -1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
+        (logits, top, total, targets, mask), (gradient,) = ctx.saved_tensors, gradients
+        is_right = targets[..., None] == torch.arange(logits.shape[-1], device=logits.device)
+        slopes = _exponentials(logits, top) / total - is_right.double()
+        return (slopes * (mask * gradient[..., None, None])[..., None]).to(logits.dtype), None, None
+
+
+def _exponentials(
+    logits: Float[Tensor, "*axes d_vocab_out"], top: Float[Tensor, "*axes 1"]
+) -> Float[Tensor, "*axes d_vocab_out"]:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return (logits.to(dtype) - top.to(dtype)).exp().double()
 
 
 def token_hits(

@@ -55,17 +55,20 @@ def logits(
     answer_positions: Sequence[int],
     mapped: bool | None = None,
     ids: Ids | None = None,
+    asker: int | None = None,
 ) -> Float[Tensor, "seed batch answer d_vocab_out"]:
     """Answer logits of every seed on its own tokens [seed, batch, pos].
 
     A GPU maps over the seeds, one kernel for all. A CPU takes them one after the other: its batched matrix products
     are several times slower than single ones, and so a seed in an ensemble follows the seed alone to the bit.
-    `mapped` chooses otherwise. `ids` are those of `answer_logits`, [seed, batch, pos].
+    `mapped` chooses otherwise. `ids` are those of `answer_logits`, [seed, batch, pos]; so is `asker`.
     """
     mapped = tokens.device.type != "cpu" if mapped is None else mapped
 
     def one(parameters: Mapping[str, Tensor], tokens: Tensor, ids: Ids) -> Tensor:
-        return answer_logits(config, parameters, tokens, answer_positions, mapped=mapped, ids=ids)
+        return answer_logits(
+            config, parameters, tokens, answer_positions, mapped=mapped, ids=ids, asker=asker
+        )
 
     ids = dict(ids or {})
     if mapped:
@@ -109,13 +112,16 @@ def score(
     examples: Examples,
     answer_positions: Sequence[int],
     ids: Ids | None = None,
+    asker: int | None = None,
 ) -> dict[str, Float[Tensor, " seed"]]:
     """Loss (softmax, nats per answer token), token accuracy and exact match of every seed on its own examples."""
     loss, hits = [], []
     for start in range(0, examples.tokens.shape[1], _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         ids_here = {name: rows[:, part] for name, rows in (ids or {}).items()}
-        out = logits(config, parameters, examples.tokens[:, part], answer_positions, ids=ids_here)
+        out = logits(
+            config, parameters, examples.tokens[:, part], answer_positions, ids=ids_here, asker=asker
+        )
         targets, mask = examples.targets[:, part], examples.mask[:, part]
         loss.append(scoring.total_cross_entropy(out, targets, mask))
         hits.append(scoring.token_hits(out, targets))

@@ -127,7 +127,10 @@ class Measuring:
         self, parameters: Mapping[str, Float[Tensor, "seed ..."]], asked: ScoredSet
     ) -> dict[str, Float[Tensor, " seed"]]:
         ids = self.model.positions.ids(asked.task, asked.examples.tokens)
-        return ensemble.score(self.model, parameters, asked.examples, asked.task.answer_positions, ids)
+        task = asked.task
+        return ensemble.score(
+            self.model, parameters, asked.examples, task.answer_positions, ids, task.asking_token
+        )
 
     def _of_length(self, length: int) -> ScoredSet:
         if length not in self.by_length:

@@ -29,13 +29,12 @@ def double_model(config, task=TASK) -> ArithmeticTransformer:
 
 
 def lean_logits(
-    model, tokens, positions=TASK.answer_positions, parameters=None, mapped=False
+    model, tokens, positions=TASK.answer_positions, parameters=None, mapped=False, asker=None
 ) -> torch.Tensor:
     """What the lean forward pass gives for a hooked model, or for other parameters of it."""
     parameters = model.trained_parameters() if parameters is None else parameters
-    return answer_logits(
-        model.config, parameters, tokens, positions, mapped=mapped, ids=model.position_ids(tokens)
-    )
+    ids = model.position_ids(tokens)
+    return answer_logits(model.config, parameters, tokens, positions, mapped=mapped, ids=ids, asker=asker)
 
 
 def scalar(logits: torch.Tensor) -> torch.Tensor:
@@ -105,7 +104,7 @@ def test_every_preset_is_lean_to_within_rounding_in_float32(name, mapped):
     model.initialize(torch.Generator().manual_seed(0))
     names, parameters = zip(*model.trained_parameters().items(), strict=True)
     by_name = dict(zip(names, parameters, strict=True))
-    lean = lean_logits(model, examples.tokens, positions, by_name, mapped)
+    lean = lean_logits(model, examples.tokens, positions, by_name, mapped, config.task.asking_token)
     hooked = model(examples.tokens)[:, list(positions)]
     assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
     losses = (cross_entropy(out, examples.targets, examples.mask) for out in (lean, hooked))
@@ -132,6 +131,41 @@ def test_every_position_scheme_is_lean_with_one_query_and_with_many(positions):
                 lean = lean_logits(model, tokens, asking, mapped=mapped)
                 expected = hooked[:, list(asking)]
                 assert (lean - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("format_", ["numbers", "numbers-with-operation"])
+@pytest.mark.parametrize("config", [c for c in CONFIGS.values() if not (c.positions.reads_digits or c.tied)])
+def test_one_known_asker_reads_what_the_hooked_model_reads(config, format_):
+    task = ModularArithmetic(p=11, format=format_)
+    model = double_model(config, task)
+    examples = task.examples(task.split("train")[:20])
+    names, parameters = zip(*model.trained_parameters().items(), strict=True)
+    by_name, positions = dict(zip(names, parameters, strict=True)), task.answer_positions
+    lean = lean_logits(model, examples.tokens, positions, by_name, mapped=True, asker=task.asking_token)
+    hooked = model(examples.tokens)[:, list(positions)]
+    assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
+    losses = (cross_entropy(out, examples.targets, examples.mask) for out in (lean, hooked))
+    ours, theirs = (torch.autograd.grad(loss, parameters) for loss in losses)
+    largest = max(float(gradient.abs().max()) for gradient in theirs)
+    for name, found, wanted in zip(names, ours, theirs, strict=True):
+        assert (found - wanted).abs().max() <= 1e-5 * largest, name
+
+
+def test_one_known_asker_whose_scores_lie_far_apart_reads_without_overflow():
+    config, task = ModelConfig(n_heads=1, d_model=16, d_mlp=8), ModularArithmetic(p=11)
+    model = random_weights(build_model(config, task))
+    weights = {name: w.detach().clone() for name, w in model.trained_parameters().items()}
+    weights["blocks.0.attn.W_Q"] *= 40
+    tokens = task.examples(task.split("train")).tokens
+    found, wanted = (
+        answer_logits(config, weights, tokens, task.answer_positions, mapped=True, asker=asker)
+        for asker in (task.asking_token, None)
+    )
+    model.load_state_dict(weights, strict=False)
+    _, cache = model.run_with_cache(tokens)
+    scores = cache["attn_scores", 0][:, 0, -1]
+    assert scores.max() - scores.min() > 60  # nats, so that the range is put to the test
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_members_of_an_ensemble_differ():

@@ -327,3 +327,12 @@ def test_a_task_is_its_own_config(p, operation, format, seed):
     task = ModularArithmetic(p=p, operation=operation, format=format, seed=seed)
     assert ModularArithmetic.model_validate(task.model_dump()) == task
     assert ModularArithmetic.model_validate_json(task.model_dump_json()) == task
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("operation", ["add", "divide"])
+def test_the_asking_token_is_what_stands_at_the_first_answer_position(format, operation):
+    task = ModularArithmetic(p=11, operation=operation, format=format)
+    standing = task.examples(task.all_questions()).tokens[:, task.answer_positions[0]].unique().tolist()
+    assert task.asking_token == (standing[0] if len(standing) == 1 else None)
+    assert (task.asking_token is None) == (format == "numbers-bare")

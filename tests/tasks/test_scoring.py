@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp_arith.tasks.scoring import (
+    _FusedCrossEntropy,
     accuracy,
     accuracy_per_digit,
     cross_entropy,
@@ -74,6 +75,26 @@ def test_chance_is_the_logarithm_of_the_number_of_classes(loss):
     value = cross_entropy(torch.zeros(5, 1, 113), torch.zeros(5, 1, dtype=torch.long), mask, loss)
     assert value.item() == pytest.approx(math.log(113), abs=1e-12)
     assert round(value.item(), 4) == 4.7274
+
+
+@pytest.mark.parametrize("gap", [0.0, 5.0, 30.0, 60.0])
+def test_a_gpu_computes_the_same_loss_and_gradient(gap):
+    targets = torch.arange(24).view(2, 12, 1) % 7
+    mask = torch.ones(2, 12, 1, dtype=torch.bool)
+    mask[0, 3] = False
+    logits = draw(2, 12, 1, 7).scatter_add(-1, targets[..., None], torch.full((2, 12, 1, 1), gap))
+    found, expected = [], []
+    for loss, seen in (
+        (_FusedCrossEntropy.apply, found),
+        (lambda *given: total_cross_entropy(*given), expected),
+    ):
+        leaf = logits.clone().requires_grad_()
+        value = loss(leaf, targets, mask)
+        seen += [value.detach(), *torch.autograd.grad(value.sum(), leaf)]
+    assert found[0].dtype == torch.float64
+    assert expected[0].max() < 1e-8 or gap < 30  # a loss that float32 could not tell from zero
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-15)  # of 1 − p, in float64
 
 
 def test_losses_below_1e_7_are_resolved():
