@@ -1,47 +1,52 @@
-"""Forward pass and loss compiled to a few kernels; knows no optimizer and no loop."""
+"""The two halves of an update compiled to a few kernels; knows no optimizer and no loop."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from interp_arith.tasks.base import Examples
 from interp_arith.training import step as training_step
-from interp_arith.training.config import RunConfig
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-class Compiled:
-    """`step.losses` through `torch.compile`; where that fails, as it is.
+class Compiled(Generic[P, R]):
+    """A function through `torch.compile`; where that fails, as it is.
 
     Args:
+        function: traced whole.
+        what: it computes, in words.
         notify: told why it failed, once.
         options: of `torch.compile`.
     """
 
-    def __init__(self, notify: Callable[[str], None], **options: Any) -> None:
-        self._notify = notify
-        self._forward: training_step.Forward = torch.compile(training_step.losses, fullgraph=True, **options)
+    def __init__(
+        self, function: Callable[P, R], what: str, notify: Callable[[str], None], **options: Any
+    ) -> None:
+        self._function, self._what, self._notify = function, what, notify
+        self._compiled: Callable[P, R] = torch.compile(function, fullgraph=True, **options)
 
-    def __call__(
-        self,
-        config: RunConfig,
-        parameters: Mapping[str, Float[Tensor, "seed ..."]],
-        batch: Examples,
-        answer_positions: Sequence[int],
-    ) -> tuple[Float[Tensor, " seed"], Float[Tensor, " seed"]]:
-        """See `step.losses`."""
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """See the function."""
         try:
-            return self._forward(config, parameters, batch, answer_positions)
+            return self._compiled(*args, **kwargs)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            if self._forward is training_step.losses:
+            if self._compiled is self._function:
                 raise
             reason = " ".join(
                 str(error).split("\n")[:2]
             ).strip()  # the second line says what the first announces
-            self._notify(f"the forward pass could not be compiled ({reason}); it is computed as it is")
-            self._forward = training_step.losses
-            return self._forward(config, parameters, batch, answer_positions)
+            self._notify(f"{self._what} could not be compiled ({reason}); it is computed as it is")
+            self._compiled = self._function
+            return self._function(*args, **kwargs)
+
+
+def compiled_kernels(notify: Callable[[str], None], **options: Any) -> training_step.Kernels:
+    """Both halves of an update, compiled at their first call."""
+    return training_step.Kernels(
+        Compiled(training_step.losses, "the forward pass", notify, **options),
+        Compiled(training_step.apply, "the update of the weights", notify, **options),
+    )

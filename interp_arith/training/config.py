@@ -112,8 +112,8 @@ class RunConfig(Choice):
     """Cross-entropy through softmax or StableMax, in float64."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest gradient norm, for each seed by itself."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of matrix products; weights and optimizer stay fp32, the loss float64. fp16 scales the loss and needs a GPU."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Of matrix products; weights and optimizer stay fp32, the loss float64. tf32 and fp16 need a GPU."""
     log_every: int = Field(default=10, ge=1)
     """Steps between logged training metrics."""
     evaluate_every: int = Field(default=10, ge=1)

@@ -28,8 +28,8 @@ def pick_device(name: str, precision: str = "fp32") -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise RequestError("device cuda: this machine has none that torch can use; take --device cpu")
     chosen = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-    if precision == "fp16" and chosen.type != "cuda":
-        raise RequestError("precision fp16 needs a GPU; on a CPU take bf16 or fp32")
+    if precision in ("fp16", "tf32") and chosen.type != "cuda":
+        raise RequestError(f"precision {precision} needs a GPU; on a CPU take bf16 or fp32")
     return chosen
 
 
@@ -37,7 +37,8 @@ def pick_device(name: str, precision: str = "fp32") -> torch.device:
 def prepared(device: torch.device, threads: int) -> Iterator[None]:
     """Threads, memory and matrix products set for much work; threads and products set back afterwards.
 
-    Products of float32 are those of IEEE float32, on a GPU too: TF32, which keeps 10 bits of 23, is off.
+    Products of float32 are those of IEEE float32, on a GPU too: TF32, which keeps 10 bits of 23, is off unless a
+    run's precision asks for it.
     """
     before, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(threads)

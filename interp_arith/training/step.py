@@ -1,7 +1,7 @@
 """One update of an ensemble: a function of stacked parameters and a batch; knows no loop and no files."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,9 +69,57 @@ def losses(
     """The sum of the loss over a batch, in nats, and the largest absolute logit of every seed."""
     with _precision(config, batch.tokens.device):
         ids = config.model.positions.ids(config.task, batch.tokens, batch.offset)
-        out = ensemble.logits(config.model, parameters, batch.tokens, answer_positions, mapped, ids)
+        # What sums of table rows hold is more than the range of fp16.
+        asker = None if config.precision == "fp16" else config.task.asking_token
+        out = ensemble.logits(config.model, parameters, batch.tokens, answer_positions, mapped, ids, asker)
     loss = scoring.total_cross_entropy(out, batch.targets, batch.mask, config.loss)
-    return loss, out.detach().abs().amax(dim=(1, 2, 3))
+    return loss, out.detach().abs().amax(dim=-1).amax(dim=(1, 2))
+
+
+class Apply(Protocol):
+    """`apply`, computed in some way."""
+
+    def __call__(
+        self,
+        config: RunConfig,
+        parameters: Mapping[str, Float[Tensor, "seed ..."]],
+        gradients: Mapping[str, Float[Tensor, "seed ..."]],
+        state: Mapping[str, Float[Tensor, "seed ..."]],
+        *,
+        step: Number,
+        multiplier: Number,
+    ) -> Float[Tensor, " seed"]: ...
+
+
+def apply(
+    config: RunConfig,
+    parameters: Mapping[str, Float[Tensor, "seed ..."]],
+    gradients: Mapping[str, Float[Tensor, "seed ..."]],
+    state: Mapping[str, Float[Tensor, "seed ..."]],
+    *,
+    step: Number,
+    multiplier: Number,
+) -> Float[Tensor, " seed"]:
+    """Clip the gradients and update parameters and state with them, in place; the norms before clipping."""
+    norm = global_norm(gradients) if config.clip_norm is None else clip_by_norm(gradients, config.clip_norm)
+    if config.precision != "fp16":
+        config.optimizer.update(parameters, gradients, state, step=step, multiplier=multiplier)
+    else:
+        _update_where_finite(config, parameters, gradients, state, norm.isfinite(), step, multiplier)
+    return norm
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """How the two halves of an update are computed: as they are, or compiled.
+
+    Attributes:
+        losses: forward pass and loss.
+        apply: what is done with the gradients, where step and multiplier are tensors.
+    """
+
+    losses: Forward = losses
+    apply: Apply = apply
 
 
 def initial_state(config: RunConfig, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,7 +141,7 @@ def update(
     *,
     step: Number,
     multiplier: Number,
-    forward: Forward | None = None,
+    kernels: Kernels = Kernels(),
 ) -> StepReport:
     """Make update number `step` (from 1) in place, each seed by itself.
 
@@ -105,17 +153,15 @@ def update(
         answer_positions: the task's.
         step: which update this is.
         multiplier: of the learning rate.
-        forward: `losses`, or the same compiled.
+        kernels: how.
     """
     scale = state.get(_SCALE)
-    loss, largest, gradients = _gradients(
-        config, parameters, batch, answer_positions, scale, forward or losses
-    )
-    norm = global_norm(gradients) if config.clip_norm is None else clip_by_norm(gradients, config.clip_norm)
-    if scale is None:
-        config.optimizer.update(parameters, gradients, state, step=step, multiplier=multiplier)
-    else:
-        _update_where_finite(config, parameters, gradients, state, norm.isfinite(), step, multiplier)
+    with _products(config):
+        loss, largest, gradients = _gradients(
+            config, parameters, batch, answer_positions, scale, kernels.losses
+        )
+    finish = kernels.apply if isinstance(step, Tensor) else apply
+    norm = finish(config, parameters, gradients, state, step=step, multiplier=multiplier)
     return StepReport(loss, norm, largest)
 
 
@@ -152,9 +198,23 @@ def _parts(batch: Examples, n: int) -> list[Examples]:
 
 
 def _precision(config: RunConfig, device: torch.device) -> AbstractContextManager:
-    if config.precision == "fp32":
+    if config.precision not in PRECISIONS:
         return nullcontext()
     return torch.autocast(device.type, dtype=PRECISIONS[config.precision])
+
+
+@contextmanager
+def _products(config: RunConfig) -> Iterator[None]:
+    """Products of float32 matrices in TF32 where the config says so."""
+    if config.precision != "tf32":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _update_where_finite(

@@ -16,7 +16,7 @@ from interp_arith.training import ensemble, machine
 from interp_arith.training import step as training_step
 from interp_arith.training.batches import Given, make_batches, with_offsets
 from interp_arith.training.checkpoints import check, create
-from interp_arith.training.compiled import Compiled
+from interp_arith.training.compiled import compiled_kernels
 from interp_arith.training.config import RunConfig
 from interp_arith.training.lanes import Lane, Status, common_step, fresh_weights, open_lanes
 from interp_arith.training.measuring import check_metrics, live_columns, make_measuring
@@ -156,7 +156,8 @@ class Trainer:
         batches = make_batches([lane.source for lane in self._lanes], self._device)
         self._batches = with_offsets(batches, [lane.config for lane in self._lanes], self._device)
         self._make_update: Update | None = None
-        self._forward = None if self._device.type == "cpu" else Compiled(self._notify)
+        on_cpu = self._device.type == "cpu"
+        self._kernels = training_step.Kernels() if on_cpu else compiled_kernels(self._notify)
         self._finite = torch.ones(len(self._lanes), dtype=torch.bool, device=self._device)
         configs, sources = zip(*((lane.config, lane.source) for lane in self._lanes), strict=True)
         self._measuring = make_measuring(configs, sources, self._device)
@@ -219,7 +220,7 @@ class Trainer:
     def _updater(self) -> Update:
         """How to update the lanes that still run; on a GPU it is recorded and replayed, drawing included."""
         config, parameters, state, positions = self._config, self._parameters, self._state, self._positions
-        batches, forward = self._batches, self._forward
+        batches, kernels = self._batches, self._kernels
 
         def update(given: Given, *, step: Number, multiplier: Number) -> StepReport:
             batch = batches.batch(given, step - 1)
@@ -231,7 +232,7 @@ class Trainer:
                 positions,
                 step=step,
                 multiplier=multiplier,
-                forward=forward,
+                kernels=kernels,
             )
 
         return update if self._device.type == "cpu" else Recorded(update, self._device, self._notify)
@@ -259,7 +260,11 @@ class Trainer:
         checkpoint = self._config.checkpoints.is_due(self._step, self._total)
         if checkpoint or self._config.checkpoints.keep_best:
             weights = self._writer.snapshot(self._parameters)
-            self._writer.submit(partial(keep_weights, self._lanes, self._step, records, weights, checkpoint))
+            self._writer.submit(
+                partial(
+                    keep_weights, self._lanes, self._step, records, weights, checkpoint, self._writer.each
+                )
+            )
         if self._is_state_due(self._step) or any(self._is_done(lane) for lane in self._lanes):
             self._save_states()
             self._retire()
@@ -313,7 +318,9 @@ class Trainer:
             lane.seconds += now - self._clock
         accounts = [{"held": lane.held, "seconds": lane.seconds} for lane in self._lanes]
         parts = [self._writer.snapshot(part) for part in (self._parameters, self._state)]
-        self._writer.submit(partial(keep_states, self._lanes, self._step, accounts, *parts))
+        self._writer.submit(
+            partial(keep_states, self._lanes, self._step, accounts, *parts, self._writer.each)
+        )
         self._clock, self._saved = now, self._step
 
     def _retire(self) -> None:

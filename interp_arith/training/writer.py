@@ -1,11 +1,13 @@
 """How metrics, weights and states leave the device and reach the disk; knows no loop.
 
 On a CPU everything is written at once. On a GPU a thread writes, in the order in which work was submitted, while the
-device goes on: what it writes are copies, taken on a stream of their own.
+device goes on: what it writes are copies, taken on a stream of their own. The files of several lanes are written side
+by side, for each waits for the disk several times.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 from threading import Thread
 from types import MappingProxyType
@@ -20,7 +22,9 @@ from interp_arith.training.lanes import Lane
 Record = dict[str, float]
 Snapshot = Callable[[], dict[str, Tensor]]
 """Tensors as they were when it was taken, on the host; a call waits until they are there."""
-_MOST_WAITING = 2
+Each = Callable[[Callable[[int], None], int], None]
+"""Does something for every lane, by its number."""
+_MOST_WAITING, _SIDE_BY_SIDE = 2, 8
 
 
 class Writer(ABC):
@@ -45,6 +49,10 @@ class Writer(ABC):
         """
 
     @abstractmethod
+    def each(self, work: Callable[[int], None], n: int) -> None:
+        """Work for lane 0 … n − 1, as part of what was submitted; it raises what the first that failed raised."""
+
+    @abstractmethod
     def drain(self) -> None:
         """Wait until all is done; raises as `submit`."""
 
@@ -66,6 +74,11 @@ class Inline(Writer):
         """Do it."""
         work()
 
+    def each(self, work: Callable[[int], None], n: int) -> None:
+        """One after the other."""
+        for index in range(n):
+            work(index)
+
     def drain(self) -> None:
         """Nothing waits."""
 
@@ -81,6 +94,7 @@ class Threaded(Writer):
     def __init__(self) -> None:
         self._waiting: Queue[Callable[[], None] | None] = Queue(_MOST_WAITING)
         self._error: Exception | None = None
+        self._pool = ThreadPoolExecutor(_SIDE_BY_SIDE)
         self._thread = Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -96,6 +110,11 @@ class Threaded(Writer):
         self._complain()
         self._waiting.put(work)
 
+    def each(self, work: Callable[[int], None], n: int) -> None:
+        """Several side by side."""
+        for _ in self._pool.map(work, range(n)):
+            pass
+
     def drain(self) -> None:
         """Wait for the thread."""
         self._waiting.join()
@@ -105,6 +124,7 @@ class Threaded(Writer):
         """End the thread when it is done."""
         self._waiting.put(None)
         self._thread.join()
+        self._pool.shutdown()
 
     def _work(self) -> None:
         while (work := self._waiting.get()) is not None:
@@ -191,14 +211,23 @@ def keep_records(lanes: Sequence[Lane], records: Sequence[Record]) -> None:
 
 
 def keep_weights(
-    lanes: Sequence[Lane], step: int, records: Sequence[Record], weights: Snapshot, checkpoint: bool
+    lanes: Sequence[Lane],
+    step: int,
+    records: Sequence[Record],
+    weights: Snapshot,
+    checkpoint: bool,
+    each: Each,
 ) -> None:
     """The weights of an evaluation, where they are among the best, and as a point of the trajectory."""
-    for index, (lane, record) in enumerate(zip(lanes, records, strict=True)):
-        if lane.keeper.would_be_best(record):
-            lane.keeper.add_best(step, ensemble.member(weights(), index), record)
+
+    def keep(index: int) -> None:
+        keeper, record = lanes[index].keeper, records[index]
+        if keeper.would_be_best(record):
+            keeper.add_best(step, ensemble.member(weights(), index), record)
         if checkpoint:
-            lane.keeper.write_checkpoint(step, ensemble.member(weights(), index), record)
+            keeper.write_checkpoint(step, ensemble.member(weights(), index), record)
+
+    each(keep, len(lanes))
 
 
 def keep_states(
@@ -207,15 +236,19 @@ def keep_states(
     accounts: Sequence[Mapping[str, float]],
     parameters: Snapshot,
     optimizer: Snapshot,
+    each: Each,
 ) -> None:
     """A full state of every lane; its account of itself is part of it."""
-    for index, (lane, account) in enumerate(zip(lanes, accounts, strict=True)):
+
+    def keep(index: int) -> None:
         state = {
-            **account,
+            **accounts[index],
             "parameters": ensemble.member(parameters(), index),
             "optimizer": ensemble.member(optimizer(), index),
         }
-        lane.keeper.write_state(step, state)
+        lanes[index].keeper.write_state(step, state)
+
+    each(keep, len(lanes))
 
 
 def is_finite(record: Mapping[str, float]) -> bool:

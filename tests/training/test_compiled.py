@@ -13,6 +13,7 @@ from interp_arith.training import ensemble, step
 from interp_arith.training.batches import make_batches, with_offsets
 from interp_arith.training.compiled import Compiled
 from interp_arith.training.lanes import fresh_weights
+from interp_arith.training.optimizers import OPTIMIZERS
 
 ADDER = Addition(n_digits=2, val_questions=4, test_questions=4)
 
@@ -61,7 +62,7 @@ def test_what_cannot_be_compiled_is_computed_as_it_is_and_the_user_told_once():
 
     told: list[str] = []
     torch._dynamo.reset()
-    compiled = Compiled(told.append, backend=no_compiler)
+    compiled = Compiled(step.losses, "the forward pass", told.append, backend=no_compiler)
     config = small_config(task=ADDER)
     for _ in range(2):
         found, expected = with_gradients(compiled, config), with_gradients(step.losses, config)
@@ -70,3 +71,40 @@ def test_what_cannot_be_compiled_is_computed_as_it_is_and_the_user_told_once():
     assert told[0].startswith("the forward pass could not be compiled (")
     assert "no compiler" in told[0]
     assert "\n" not in told[0]
+
+
+def made_twice(config, apply, *numbers):
+    """Parameters and state behind two updates, and the norms, by `step.apply` or the same compiled."""
+    parameters, batch = of_two_seeds(config)
+    state = step.initial_state(config, parameters)
+    kernels = step.Kernels(apply=apply)
+    reports = [
+        step.update(
+            config,
+            parameters,
+            state,
+            batch,
+            config.task.answer_positions,
+            step=number,
+            multiplier=torch.tensor(0.5),
+            kernels=kernels,
+        )
+        for number in numbers
+    ]
+    return [*parameters.values(), *state.values(), *(report.gradient_norm for report in reports)]
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_traces_without_a_break_and_is_the_same(kind, clip_norm):
+    config = small_config(task=ADDER, optimizer={"kind": kind}, clip_norm=clip_norm)
+    torch._dynamo.reset()
+    compiled = torch.compile(step.apply, fullgraph=True, backend="aot_eager")
+    numbers = [torch.tensor(2.0, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)]
+    found, expected = (made_twice(config, apply, *numbers) for apply in (compiled, step.apply))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    uncompiled = made_twice(config, compiled, 2, 3)  # numbers would be compiled in, each anew
+    assert all(
+        torch.equal(a, b) for a, b in zip(uncompiled, made_twice(config, step.apply, 2, 3), strict=True)
+    )

@@ -67,8 +67,9 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     assert machine.pick_device("auto") == machine.pick_device("cpu") == torch.device("cpu")
     with pytest.raises(RequestError, match="none that torch can use; take --device cpu"):
         machine.pick_device("cuda")
-    with pytest.raises(RequestError, match="fp16 needs a GPU; on a CPU take bf16 or fp32"):
-        machine.pick_device("cpu", "fp16")
+    for precision in ("fp16", "tf32"):
+        with pytest.raises(RequestError, match=f"{precision} needs a GPU; on a CPU take bf16 or fp32"):
+            machine.pick_device("cpu", precision)
     with pytest.raises(RequestError, match="did you mean"):
         machine.pick_device("cud")
 

@@ -236,3 +236,25 @@ class TestEnsemble:
     def test_the_weight_norm_is_the_sum_of_squares(self):
         parameters = {"a": torch.tensor([[3.0, 4.0], [0.0, 1.0]]), "b": torch.tensor([[2.0], [-3.0]])}
         assert ensemble.weight_norm(parameters).tolist() == [29.0, 10.0]
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("tf32", "high"), ("fp32", "highest")])
+def test_products_are_tf32_within_the_step_where_the_config_says_so(precision, inside):
+    seen = []
+
+    def watched(*given):
+        seen.append(torch.get_float32_matmul_precision())
+        return step.losses(*given)
+
+    config = small_config(precision=precision)
+    parameters, batch = stacked(config)
+    state, positions = step.initial_state(config, parameters), config.task.answer_positions
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        kernels = step.Kernels(losses=watched)
+        step.update(config, parameters, state, batch, positions, step=1, multiplier=1.0, kernels=kernels)
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == [inside]

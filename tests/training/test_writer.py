@@ -70,6 +70,31 @@ class TestThreaded:
         writer.close()
         assert done == []
 
+    def test_two_lanes_are_written_side_by_side(self):
+        done, writer, both = [], Threaded(), threading.Barrier(2)
+
+        def work(lane):
+            both.wait(10)  # one after the other, the first would wait in vain
+            done.append(lane)
+
+        writer.each(work, 2)
+        writer.close()
+        assert sorted(done) == [0, 1]
+
+    def test_a_lane_that_cannot_be_written_is_a_failure_and_the_others_are_written(self):
+        done, writer = [], Threaded()
+
+        def work(lane):
+            if lane == 1:
+                raise WorkError("no room")
+            done.append(lane)
+
+        writer.submit(lambda: writer.each(work, 3))
+        with pytest.raises(WorkError, match="no room"):
+            writer.drain()
+        writer.close()
+        assert sorted(done) == [0, 2]
+
     def test_a_snapshot_is_of_its_moment(self):
         live, writer = {"w": torch.zeros(3)}, Threaded()
         taken = writer.snapshot(live)
