@@ -87,9 +87,9 @@ class Stage:
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to stderr
-    threads = int(sys.argv[1])
+    threads, device = int(sys.argv[1]), sys.argv[2]
     # XLA makes as many threads as there are processors that it may use, whatever OMP_NUM_THREADS says.
-    if hasattr(os, "sched_setaffinity"):
+    if device == "cpu" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     import torch
 

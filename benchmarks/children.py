@@ -29,10 +29,11 @@ class Child:
 
     def __init__(self, name: str, config: dict[str, Any], seeds: int, device: str, threads: int) -> None:
         self.stride, self.spinning, self.cores = 1, 0.0, 0.0
+        self._ready: list[list[float]] | Failed | None = None
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the child)
         count = str(threads)
         self._process = subprocess.Popen(
-            [sys.executable, str(CHILD), count],
+            [sys.executable, str(CHILD), count, device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -48,8 +49,17 @@ class Child:
         Raises:
             Failed: it cannot be built or compiled here.
         """
-        self.stride = self._receive()["stride"]
-        return self._receive()["losses"]
+        ready = self._ready = self._ready or self._wait()
+        if isinstance(ready, Failed):
+            raise ready
+        return ready
+
+    def _wait(self) -> "list[list[float]] | Failed":
+        try:
+            self.stride = self._receive()["stride"]
+            return self._receive()["losses"]
+        except Failed as failure:
+            return failure
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         """Have one request done.

@@ -3,7 +3,8 @@
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -12,7 +13,7 @@ from children import Child, Failed
 from interp_arith.training.config import RunConfig
 
 SETTLE_SECONDS = 0.02  # threads of the last child may spin for some milliseconds after its block
-TOLERANCES = {"fp32": (1e-4, 2e-3), "bf16": (2e-2, 5e-2)}
+TOLERANCES = {"fp32": (1e-4, 2e-3), "tf32": (1e-3, 5e-3), "bf16": (2e-2, 5e-2)}
 """Relative, of the first loss and of the later ones, for each precision."""
 
 
@@ -65,21 +66,36 @@ class Plan:
     square: int
 
 
+def launch(plan: Plan, config: RunConfig, names: Sequence[str], seeds: int = 1) -> dict[str, Child]:
+    """The competitors' processes, which build and compile from now on."""
+    return {name: Child(name, config.plain(), seeds, plan.device, plan.threads) for name in names}
+
+
+def wait_for(children: Iterable[Child]) -> None:
+    """Until all have compiled, or failed: `compare` says why."""
+    for child in children:
+        with suppress(Failed):
+            child.first_losses()
+
+
 def compare(
     plan: Plan,
     config: RunConfig,
     names: Sequence[str],
     seeds: int = 1,
     shape: tuple[int, int, int] | None = None,
+    launched: dict[str, Child] | None = None,
 ) -> dict[str, Timing]:
     """Name -> timing of every competitor on one config; with matrix rates if the MLP's shape is given.
+
+    Those that were launched before compile while others do; else they are launched now.
 
     Raises:
         SystemExit: the losses differ, so they do not compute the same thing.
     """
     timings = {name: Timing() for name in names}
     print(f"timing {config.name}, seeds: {seeds}: {', '.join(names)}", file=sys.stderr, flush=True)
-    children = _start(plan, config, timings, seeds)
+    children = _ready(config, timings, launched or launch(plan, config, names, seeds))
     try:
         blocks = {name: _block(child, plan.block_seconds) for name, child in children.items()}
         for r in range(plan.rounds):
@@ -104,13 +120,11 @@ def compare(
 
 def precision_of(name: str) -> str:
     """Of the matrix products."""
-    return "bf16" if "bf16" in name else "fp32"
+    return next((precision for precision in ("bf16", "tf32") if precision in name), "fp32")
 
 
-def _start(plan: Plan, config: RunConfig, timings: dict[str, Timing], seeds: int) -> dict[str, Child]:
+def _ready(config: RunConfig, timings: dict[str, Timing], children: dict[str, Child]) -> dict[str, Child]:
     """The competitors that can run here, all compiled and in agreement; why not, for the others."""
-    plain = config.plain()
-    children = {name: Child(name, plain, seeds, plan.device, plan.threads) for name in timings}
     losses: dict[str, list[list[float]]] = {}
     for name, child in list(children.items()):
         try:

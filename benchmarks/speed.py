@@ -17,9 +17,10 @@ from pathlib import Path
 import grok
 import growth
 import torch
+from children import Child
 from flops import mlp_shape, step_flops
 from readme import replace_block
-from rounds import Plan, Timing, compare
+from rounds import Plan, Timing, compare, launch, wait_for
 from tables import NOTES, seeds_table, step_table
 
 from interp_arith.presets import preset
@@ -28,18 +29,35 @@ from interp_arith.training.config import RunConfig
 from interp_arith.training.optimizers import AdamW
 
 PRESETS = ("mod-add-113-canonical", "add-10d-763", "add-10d-4k")
-ALONE = ("plain", "handwritten", "jax", "ours fp32", "ours bf16")
-TOGETHER = ("jax", "ours fp32", "ours bf16")
+ALONE = {
+    "cpu": ("plain", "handwritten", "jax", "ours fp32", "ours bf16"),
+    "cuda": ("plain", "handwritten", "jax", "jax tf32", "ours fp32", "ours tf32", "ours bf16"),
+}
+TOGETHER = {
+    "cpu": ("jax", "ours fp32", "ours bf16"),
+    "cuda": ("jax", "jax tf32", "ours fp32", "ours tf32", "ours bf16"),
+}
 LOAD_BEFORE = os.getloadavg()[0]
 LONGEST_STEP = 5.0
 """Seconds: an ensemble whose step takes longer is left out."""
 
 
-def step_times(plan: Plan, config: RunConfig) -> dict[str, Timing]:
-    """One seed of every competitor, in turn."""
-    sampled = isinstance(config.task, SampledTask)
-    names = (*ALONE, "ours fp32 + drawing") if sampled else ALONE
-    return compare(plan, config, names, shape=mlp_shape(config, batch_size(config)))
+def alone(plan: Plan, config: RunConfig) -> tuple[str, ...]:
+    """Who trains one seed."""
+    drawing = ("ours fp32 + drawing",) if isinstance(config.task, SampledTask) else ()
+    return (*ALONE[plan.device], *drawing)
+
+
+def launch_all(plan: Plan, config: RunConfig, counts: list[int]) -> dict[int, dict[str, Child]]:
+    """Number of seeds -> who trains them, all compiled: on a GPU, whose host has processors enough."""
+    if plan.device == "cpu":
+        return {}
+    launched = {
+        n: launch(plan, config, alone(plan, config) if n == 1 else TOGETHER[plan.device], n)
+        for n in sorted({1, *counts})
+    }
+    wait_for(child for children in launched.values() for child in children.values())
+    return launched
 
 
 def batch_size(config: RunConfig) -> int:
@@ -48,21 +66,25 @@ def batch_size(config: RunConfig) -> int:
 
 
 def by_seeds(
-    plan: Plan, config: RunConfig, alone: dict[str, Timing], counts: list[int]
+    plan: Plan,
+    config: RunConfig,
+    of_one: dict[str, Timing],
+    counts: list[int],
+    launched: dict[int, dict[str, Child]],
 ) -> tuple[dict[int, dict[str, Timing]], dict[int, str]]:
     """Number of seeds -> timings of what trains them together; and why some numbers were left out."""
-    timings, skipped = {1: alone}, {}
+    timings, skipped = {1: of_one}, {}
     for n in (n for n in counts if n > 1):
         last = max(timings)
         expected = (
-            max(t.step for t in timings[last].values() if t.seconds and t is not alone.get("plain"))
+            max(t.step for t in timings[last].values() if t.seconds and t is not of_one.get("plain"))
             * n
             / last
         )
         if expected > LONGEST_STEP:
             skipped[n] = f"left out, a step would take about {expected:.0f} s"
             continue
-        timings[n] = compare(plan, config, TOGETHER, seeds=n)
+        timings[n] = compare(plan, config, TOGETHER[plan.device], seeds=n, launched=launched.get(n))
     return timings, skipped
 
 
@@ -110,9 +132,11 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("presets", nargs="*", default=PRESETS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=_processors(), help="of every competitor")
+    parser.add_argument(
+        "--threads", type=int, help="of every competitor; all processors, on a GPU's host two"
+    )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seeds", help="numbers of seeds trained at once, such as 1,4,16,64,256")
+    parser.add_argument("--seeds", help="numbers of seeds trained at once, such as 1,4,16,64")
     parser.add_argument("--out", type=Path, help="a folder for the pictures of how cost grows")
     parser.add_argument("--readme", type=Path, help="put the tables between its benchmark marks")
     parser.add_argument("--quick", action="store_true", help="short blocks, 3 rounds, 1 and 4 seeds")
@@ -131,19 +155,21 @@ def main() -> None:
     on_cpu, quick = arguments.device == "cpu", arguments.quick
     plan = Plan(
         device=arguments.device,
-        threads=arguments.threads,
+        threads=arguments.threads or (_processors() if on_cpu else 2),
         rounds=3 if quick else arguments.rounds,
         block_seconds=0.1 if quick else 0.5,
         square=512 if quick else (2048 if on_cpu else 8192),
     )
-    default = "1,4" if quick else "1,4,16" if on_cpu else "1,4,16,64,256"
+    default = "1,4" if quick else "1,4,16" if on_cpu else "1,16,64,128"
     counts = [int(n) for n in (arguments.seeds or default).split(",")]
     lines: list[str] = []
     for name in arguments.presets:
         config = with_adamw(preset(name))
-        timings = step_times(plan, config)
+        launched = launch_all(plan, config, counts)
+        shape = mlp_shape(config, batch_size(config))
+        timings = compare(plan, config, alone(plan, config), shape=shape, launched=launched.get(1))
         block = step_table(name, timings, step_flops(config, batch_size(config)))
-        block += ["", *seeds_table(name, *by_seeds(plan, config, timings, counts)), ""]
+        block += ["", *seeds_table(name, *by_seeds(plan, config, timings, counts, launched)), ""]
         print("\n".join(block), flush=True)
         print(*warnings(timings, plan.threads), sep="\n", file=sys.stderr)
         lines += block

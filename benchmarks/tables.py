@@ -8,7 +8,9 @@ NAMES = {
     "plain": "(a) plain HookedTransformer loop",
     "handwritten": "(b) hand-written PyTorch, `torch.compile`",
     "jax": "(c) JAX, jitted, optax",
+    "jax tf32": "(c) with TF32 products",
     "ours fp32": "(d) ours, fp32",
+    "ours tf32": "(d) with TF32 products",
     "ours bf16": "(e) ours, bf16",
     "ours fp32 + drawing": "(d) with its drawing of questions",
 }
@@ -73,7 +75,7 @@ def _rates(timings: dict[str, Timing]) -> str:
         f"{name.removeprefix('ours ')} {timing.rates['square'] / 1e9:,.0f} (square) and "
         f"{timing.rates['mlp'] / 1e9:,.0f} (MLP shape)"
         for name, timing in timings.items()
-        if name in ("ours fp32", "ours bf16") and timing.rates
+        if name.startswith("ours") and "+" not in name and timing.rates
     ]
     return f"Matrix rate, GFLOP/s: {'; '.join(seen)}." if seen else ""
 
@@ -83,8 +85,9 @@ def seeds_table(preset: str, timings: dict[int, dict[str, Timing]], skipped: dic
     counts = sorted(timings)
     alone = timings[counts[0]].get("plain")
     rows = [[NAMES["plain"], *[_rate(alone, 1)] * len(counts)]] if alone is not None else []
-    for name in ("jax", "ours fp32", "ours bf16"):
-        rows.append([NAMES[name], *(_rate(timings[n].get(name), n) for n in counts)])
+    for name in ("jax", "jax tf32", "ours fp32", "ours tf32", "ours bf16"):
+        if any(name in timings[n] for n in counts):
+            rows.append([NAMES[name], *(_rate(timings[n].get(name), n) for n in counts)])
     lines = table(
         [f"`{preset}`: seeds × steps / s", *(f"{n} seeds" if n > 1 else "1 seed" for n in counts)], rows
     )

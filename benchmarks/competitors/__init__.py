@@ -4,7 +4,9 @@ COMPETITORS = {
     "plain": "competitors.plain",
     "handwritten": "competitors.handwritten",
     "jax": "competitors.jax_loop",
+    "jax tf32": "competitors.jax_loop",
     "ours fp32": "competitors.ours",
+    "ours tf32": "competitors.ours",
     "ours bf16": "competitors.ours",
     "ours fp32 + drawing": "competitors.ours",
 }

@@ -115,7 +115,8 @@ class TorchCompetitor(Competitor):
     def multiply(self, rows: int, inner: int, columns: int, precision: str) -> None:
         key = rows, inner, columns, precision
         if key not in self._factors:
-            dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+            torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
             left, right = torch.ones(rows, inner), torch.ones(inner, columns)
             self._factors[key] = left.to(self.setting.device, dtype), right.to(self.setting.device, dtype)
         torch.mm(*self._factors[key])

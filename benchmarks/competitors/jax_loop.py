@@ -21,7 +21,7 @@ from interp_arith.training.config import RunConfig
 
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": partial(jax.nn.gelu, approximate=False)}
 Parameters = Mapping[str, jax.Array]
-_PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
+_PRECISIONS = {"fp32": jnp.float32, "tf32": jnp.float32, "bf16": jnp.bfloat16}
 
 
 def answer_logits(model: ModelConfig, parameters: Parameters, tokens: jax.Array, answers: slice) -> jax.Array:
@@ -89,11 +89,16 @@ def _optimizer(config: RunConfig) -> optax.GradientTransformation:
 
 
 class JaxLoop(Competitor):
-    """One seed on a CPU: one jitted step a call. Else PREDRAWN steps a call, scanned, mapped over the seeds."""
+    """One seed on a CPU: one jitted step a call. Else PREDRAWN steps a call, scanned, mapped over the seeds.
 
-    def __init__(self, setting: Setting) -> None:
+    Args:
+        setting: what is trained.
+        products: how float32 matrices are multiplied: "highest" is float32, "tensorfloat32" a GPU's default.
+    """
+
+    def __init__(self, setting: Setting, products: str = "highest") -> None:
         refuse_other_models(setting.config.model)
-        jax.config.update("jax_default_matmul_precision", "highest")
+        jax.config.update("jax_default_matmul_precision", products)
         jax.config.update("jax_platforms", "cpu" if setting.device == "cpu" else None)
         if setting.device == "cuda" and jax.default_backend() != "gpu":
             raise Impossible(f"this JAX computes on {jax.default_backend()} only (pip install 'jax[cuda12]')")
@@ -175,5 +180,5 @@ class JaxLoop(Competitor):
 
 
 def make(setting: Setting, name: str) -> JaxLoop:
-    """The competitor."""
-    return JaxLoop(setting)
+    """The competitor: its name says how matrices are multiplied."""
+    return JaxLoop(setting, "tensorfloat32" if "tf32" in name else "highest")

@@ -11,7 +11,7 @@ from interp_arith.tasks.sampling import Limits
 from interp_arith.training import ensemble, machine
 from interp_arith.training import step as training_step
 from interp_arith.training.batches import Batches, Given
-from interp_arith.training.compiled import Compiled
+from interp_arith.training.compiled import compiled_kernels
 from interp_arith.training.optimizers import Number
 from interp_arith.training.recorded import Recorded
 from interp_arith.training.step import StepReport
@@ -33,6 +33,8 @@ class Predrawn(Batches):
 
     def batch(self, given: Given, step: Number) -> Examples:
         """The batch whose turn it is."""
+        if len(self._batches) == 1:
+            return self._batches[0]
         turn = step % len(self._batches)
         if not isinstance(turn, Tensor):
             return self._batches[int(turn)]
@@ -61,8 +63,9 @@ class Ours(TorchCompetitor):
         self._state = training_step.initial_state(setting.config, self._parameters)
         self._batches = setting.all_batches() if draws else Predrawn(setting.batches())
         self._limits = setting.config.task.limits if isinstance(setting.config.task, SampledTask) else None
-        self._forward = None if device.type == "cpu" else Compiled(_complain)
-        self._do = self._update if device.type == "cpu" else Recorded(self._update, device, _complain)
+        on_cpu = device.type == "cpu"
+        self._kernels = training_step.Kernels() if on_cpu else compiled_kernels(_complain)
+        self._do = self._update if on_cpu else Recorded(self._update, device, _complain)
 
     def step(self, index: int) -> Tensor:
         given = self._batches.given(index, self._limits)
@@ -78,7 +81,7 @@ class Ours(TorchCompetitor):
             config.task.answer_positions,
             step=step,
             multiplier=multiplier,
-            forward=self._forward,
+            kernels=self._kernels,
         )
 
 
@@ -88,6 +91,6 @@ def _complain(message: str) -> None:
 
 def make(setting: Setting, name: str) -> Ours:
     """The competitor: its name says the precision, and whether it draws."""
-    precision = "bf16" if "bf16" in name else "fp32"
+    precision = next((p for p in ("bf16", "tf32") if p in name), "fp32")
     config = setting.config.replace(precision=precision)
     return Ours(Setting(config, setting.seeds, setting.device), draws="drawing" in name)
