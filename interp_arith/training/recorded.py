@@ -42,8 +42,8 @@ def record_cuda_graph(work: Callable[[], Seen]) -> tuple[Seen, Replay]:
 class Recorded:
     """An update that is recorded at its fourth call, and replayed from then on.
 
-    The first call is given numbers; from the second on step and multiplier lie on the device, as a recording reads
-    them, and the step counts itself.
+    Step and multiplier lie on the device, as a recording reads them, and the step counts itself. The first update of
+    a run alone is given numbers, since it may be computed otherwise: a resumed run goes on with the same kernels.
 
     Args:
         update: reads parameters and state where they are; they must stay there.
@@ -69,7 +69,7 @@ class Recorded:
     def __call__(self, given: Given, *, step: Number, multiplier: Number) -> StepReport:
         """The update of what is given, as update number `step`."""
         self._calls += 1
-        if self._calls == 1:
+        if step == 1:
             return self._update(given, step=step, multiplier=multiplier)
         if self._calls == _WARM_UP + 1 or (self._replay and not self._fits(given)):
             self._prepare(given)

@@ -77,6 +77,28 @@ def test_an_earlier_report_is_not_overwritten_by_a_later_step(fields):
     assert len({float(report.loss[0]) for report in reports}) == 7
 
 
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_resumed_run_goes_on_with_the_same_kernels_to_the_bit(kind):
+    config = small_config(optimizer={"kind": kind}, batch_size=None)
+    expected, batches, through = start(config)
+    found, _, stopped = start(config)
+    with_numbers = []
+
+    def watched(given, *, step, multiplier):
+        if not isinstance(step, torch.Tensor):
+            with_numbers.append(step)
+        return stopped(given, step=step, multiplier=multiplier)
+
+    going_on = Recorded(through, CPU, notify=pytest.fail, record=stand_in)
+    before, after = (Recorded(watched, CPU, notify=pytest.fail, record=stand_in) for _ in range(2))
+    for number in range(1, 13):
+        given = batches.given(number - 1, None)
+        going_on(given, step=number, multiplier=0.3)
+        (before if number < 7 else after)(given, step=number, multiplier=0.3)
+    assert with_numbers == [1]  # what is compiled is given tensors
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def counting(recordings):
     """The stand-in, and a mark for each recording."""
 
