@@ -36,9 +36,8 @@ class Compiled(Generic[P, R]):
         except Exception as error:
             if self._compiled is self._function:
                 raise
-            reason = " ".join(
-                str(error).split("\n")[:2]
-            ).strip()  # the second line says what the first announces
+            first, *rest = str(error).split("\n")
+            reason = " ".join([first, *rest[:1]]).strip()  # the second line says what the first announces
             self._notify(f"{self._what} could not be compiled ({reason}); it is computed as it is")
             self._compiled = self._function
             return self._function(*args, **kwargs)

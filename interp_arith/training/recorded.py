@@ -32,9 +32,8 @@ Seen = Float[Tensor, "column seed"]
 def record_cuda_graph(work: Callable[[], Seen]) -> tuple[Seen, Replay]:
     """What the work will have given after each replay, and the replay; nothing is computed yet."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(
-        graph, capture_error_mode="thread_local"
-    ):  # another thread writes to disk meanwhile
+    # Another thread may copy and write meanwhile, so only this one's calls are watched.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         seen = work()
     return seen, graph.replay
 
