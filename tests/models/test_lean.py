@@ -93,18 +93,11 @@ def test_stacked_parameters_give_what_each_member_gives_alone(config):
             assert torch.allclose(gradients[name][index], gradient, rtol=1e-3, atol=1e-3), name
 
 
-@pytest.mark.parametrize("mapped", [False, True])
-@pytest.mark.parametrize("name", presets())
-def test_every_preset_is_lean_to_within_rounding_in_float32(name, mapped):
-    config = preset(name)
-    limits = config.task.limits if isinstance(config.task, SampledTask) else None
-    examples = make_source(config.task, 8 if is_large(config) else 32, seed=0).batch(0, limits)
-    positions = config.task.answer_positions
-    model = build_model(config.model, config.task)
-    model.initialize(torch.Generator().manual_seed(0))
+def hold_equal(model, examples, positions, mapped, asker):
+    """Logits to 1e-5 of the largest, and gradients of the loss to 1e-5 of each parameter's largest."""
     names, parameters = zip(*model.trained_parameters().items(), strict=True)
     by_name = dict(zip(names, parameters, strict=True))
-    lean = lean_logits(model, examples.tokens, positions, by_name, mapped, config.task.asking_token)
+    lean = lean_logits(model, examples.tokens, positions, by_name, mapped, asker)
     hooked = model(examples.tokens)[:, list(positions)]
     assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
     losses = (cross_entropy(out, examples.targets, examples.mask) for out in (lean, hooked))
@@ -114,6 +107,29 @@ def test_every_preset_is_lean_to_within_rounding_in_float32(name, mapped):
         # Without rotation a key bias has no gradient, but for rounding.
         scale = largest if parameter.endswith("b_K") else float(theirs.abs().max())
         assert (ours - theirs).abs().max() <= 1e-5 * scale, parameter
+
+
+def with_an_asker():
+    """The presets whose questions are all asked by the same token."""
+    return [name for name in presets() if preset(name).task.asking_token is not None]
+
+
+WAYS = [
+    *((name, mapped, False) for name in presets() for mapped in (False, True)),
+    *((name, True, True) for name in with_an_asker()),
+]
+"""Preset, mapped, and whether who asks is known."""
+
+
+@pytest.mark.parametrize(("name", "mapped", "known"), WAYS)
+def test_every_preset_is_lean_to_within_rounding_in_float32(name, mapped, known):
+    config = preset(name)
+    limits = config.task.limits if isinstance(config.task, SampledTask) else None
+    examples = make_source(config.task, 8 if is_large(config) else 32, seed=0).batch(0, limits)
+    model = build_model(config.model, config.task)
+    model.initialize(torch.Generator().manual_seed(0))
+    asker = config.task.asking_token if known else None
+    hold_equal(model, examples, config.task.answer_positions, mapped, asker)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -139,16 +155,7 @@ def test_one_known_asker_reads_what_the_hooked_model_reads(config, format_):
     task = ModularArithmetic(p=11, format=format_)
     model = double_model(config, task)
     examples = task.examples(task.split("train")[:20])
-    names, parameters = zip(*model.trained_parameters().items(), strict=True)
-    by_name, positions = dict(zip(names, parameters, strict=True)), task.answer_positions
-    lean = lean_logits(model, examples.tokens, positions, by_name, mapped=True, asker=task.asking_token)
-    hooked = model(examples.tokens)[:, list(positions)]
-    assert (lean - hooked).abs().max() <= 1e-5 * hooked.abs().max()
-    losses = (cross_entropy(out, examples.targets, examples.mask) for out in (lean, hooked))
-    ours, theirs = (torch.autograd.grad(loss, parameters) for loss in losses)
-    largest = max(float(gradient.abs().max()) for gradient in theirs)
-    for name, found, wanted in zip(names, ours, theirs, strict=True):
-        assert (found - wanted).abs().max() <= 1e-5 * largest, name
+    hold_equal(model, examples, task.answer_positions, True, task.asking_token)
 
 
 def test_one_known_asker_whose_scores_lie_far_apart_reads_without_overflow():

@@ -145,13 +145,13 @@ def test_where_recording_fails_the_step_is_computed_and_the_user_told_once():
     found, _, update = start(config)
     told = []
     recorded = Recorded(update, CPU, notify=told.append, record=refused)
-    for index in range(7):
-        given = batches.given(index, None)
-        plain(given, step=index + 1, multiplier=1.0)
-        recorded(given, step=index + 1, multiplier=1.0)
+    one = torch.ones((), dtype=torch.float64)
+    for number in range(1, 8):
+        given = batches.given(number - 1, None)
+        plain(given, step=number if number == 1 else number * one, multiplier=1.0 if number == 1 else one)
+        recorded(given, step=number, multiplier=1.0)
     assert told == [
         "the step could not be recorded (operation not permitted when stream is capturing); "
         "it is computed kernel by kernel"
     ]
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
