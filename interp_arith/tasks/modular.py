@@ -174,8 +174,8 @@ class ModularArithmetic(PairTask):
 
     @property
     def asking_token(self) -> int | None:
-        """ "=", in the formats that have it."""
-        return {"numbers-bare": None, "characters": 11}.get(self.format, self.p)
+        """The token of "=", in the formats that have it."""
+        return None if self.format == "numbers-bare" else self.vocabulary.id("=")
 
     def tokens(self, questions: Questions) -> Int[Tensor, "batch pos"]:
         """The prompt in the task's format."""

@@ -150,6 +150,11 @@ class PairTask(Task, ABC):
         """The last position."""
         return (self.n_ctx - 1,)
 
+    @property
+    def asking_token(self) -> int | None:
+        """The token of "="."""
+        return self.vocabulary.id("=")
+
     def tokens(self, questions: Questions) -> Int[Tensor, "batch pos"]:
         """[a, b, =]."""
         pairs = torch.from_numpy(self.parse(questions))

@@ -70,7 +70,7 @@ def test_conjugation_respects_products(x, y, z):
 
 def test_tokens_are_element_numbers_and_equals_is_120():
     task = PermutationComposition()
-    assert task.tokens(["12*34="]).tolist() == [[12, 34, 120]]
+    assert task.tokens(["12*34="]).tolist() == [[12, 34, task.asking_token]] == [[12, 34, 120]]
     assert (len(task.vocabulary), task.d_vocab_out, task.n_ctx, task.answer_positions) == (121, 120, 3, (2,))
     assert task.text(np.array([[12, 34]])) == ["12*34="]
 
