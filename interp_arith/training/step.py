@@ -1,9 +1,8 @@
 """One update of an ensemble: a function of stacked parameters and a batch; knows no loop and no files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,16 +46,10 @@ class StepReport:
         return StepReport(self.loss[kept], self.gradient_norm[kept], self.largest_logit[kept])
 
 
-class Forward(Protocol):
-    """`losses`, computed in some way."""
-
-    def __call__(
-        self,
-        config: RunConfig,
-        parameters: Mapping[str, Float[Tensor, "seed ..."]],
-        batch: Examples,
-        answer_positions: Sequence[int],
-    ) -> tuple[Float[Tensor, " seed"], Float[Tensor, " seed"]]: ...
+Forward = Callable[..., tuple[Float[Tensor, " seed"], Float[Tensor, " seed"]]]
+"""`losses`, computed in some way."""
+Apply = Callable[..., Float[Tensor, " seed"]]
+"""`apply`, computed in some way."""
 
 
 def losses(
@@ -74,21 +67,6 @@ def losses(
         out = ensemble.logits(config.model, parameters, batch.tokens, answer_positions, mapped, ids, asker)
     loss = scoring.total_cross_entropy(out, batch.targets, batch.mask, config.loss)
     return loss, out.detach().abs().amax(dim=-1).amax(dim=(1, 2))
-
-
-class Apply(Protocol):
-    """`apply`, computed in some way."""
-
-    def __call__(
-        self,
-        config: RunConfig,
-        parameters: Mapping[str, Float[Tensor, "seed ..."]],
-        gradients: Mapping[str, Float[Tensor, "seed ..."]],
-        state: Mapping[str, Float[Tensor, "seed ..."]],
-        *,
-        step: Number,
-        multiplier: Number,
-    ) -> Float[Tensor, " seed"]: ...
 
 
 def apply(
