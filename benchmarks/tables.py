@@ -16,7 +16,7 @@ NAMES = {
 }
 NOTES = [
     "A step is forward, backward, clipping where the preset clips, and AdamW, on the preset's whole batch, from the "
-    "same initial weights. All compute in float32 but (e), whose matrix products are bfloat16; the loss is float64 "
+    "same initial weights. All compute in float32 but (e), whose matrix products are bfloat16, and rows that name TF32; the loss is float64 "
     "in (a), (d) and (e), float32 in (b) and (c). (b) and (c) pass every position through the blocks, and unembed "
     "the answers only. (d) and (e) keep freed memory, as the trainer does. Where questions are drawn, 8 batches were "
     "drawn beforehand; the row “with its drawing” draws them within the step, as training "
