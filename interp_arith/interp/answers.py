@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interp_arith.interp.base import Subject
 from interp_arith.interp.forward import BATCH, all_questions, device, forward, in_eval_mode, is_hooked
-from interp_arith.models.lean import answer_logits, before_last_mlp, neurons, norm, unembed, written
+from interp_arith.models.layer import neurons, norm, written
+from interp_arith.models.lean import answer_logits, before_last_mlp, unembed
 from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.pairs import PairTask

@@ -5,7 +5,7 @@ Rows are questions, in the order of `task.all_questions()`; what is kept is what
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_arith.interp.base import Subject
+from interp_arith.models import layer
 from interp_arith.models.config import ModelConfig
+from interp_arith.models.lean import last_query, unembed
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.pairs import PairTask
 from interp_arith.tasks.sampling import SPLITS
@@ -104,52 +106,81 @@ def split_rows(subject: Subject) -> dict[str, Bool[np.ndarray, " batch"]]:
 
 def forward(subject: Subject) -> Forward:
     """The pass over all questions, without gradients, in eval mode; hooks that stand on the model act."""
-    task = all_questions(subject)
+    task, model = all_questions(subject), subject.model
     tokens = task.tokens(task.all_questions()).to(device(subject))
-    parts = [_last_position(subject.model, batch) for batch in tokens.split(BATCH)]
-    config = subject.model.config
-    blocks = range(config.n_layers)
+    see = _unhooked if _needs_no_hooks(model) else _hooked
+    with torch.no_grad(), in_eval_mode(model):
+        parts = [see(model, batch) for batch in tokens.split(BATCH)]
 
-    def joined(name: str) -> Tensor:
-        return torch.cat([part[name] for part in parts])
+    def joined(name: str) -> Any:
+        found = [getattr(part, name) for part in parts]
+        return None if found[0] is None else torch.cat(found)
 
+    return Forward(**{field.name: joined(field.name) for field in fields(Forward)})
+
+
+def _needs_no_hooks(model: "ArithmeticTransformer") -> bool:
+    """Whether the lean functions tell all of Forward: where the last position is all that is asked of one layer.
+
+    Hooked attention has every position ask, and projects a token anew in each question: that is half of the pass.
+    """
+    config = model.config
+    one_layer = config.n_layers == 1 and not config.positions.reads_digits
+    plain_neurons = config.attention_only or not (config.gated or config.mlp_depth > 2)
+    on_cpu = model.embed.W_E.device.type == "cpu"
+    return one_layer and plain_neurons and on_cpu and not is_hooked(model)
+
+
+def _unhooked(model: "ArithmeticTransformer", tokens: Int[Tensor, "batch pos"]) -> Forward:
+    config, parameters = model.config, dict(model.trained_parameters())
+    block, asked = layer.block_of(parameters, 0), last_query(config, parameters, tokens)
+    residual = asked.residual + layer.output(block, asked.read)
+    pre = post = None
+    if not config.attention_only:
+        pre = layer.into_neurons(block, layer.norm(config, block, "ln2", residual))
+        post = layer.ACTIVATIONS[config.activation](pre)
+        residual = residual + layer.written(block, post)
     return Forward(
-        logits=joined("logits"),
-        residual=joined(_residual(config)),
-        pre_activation=None if config.attention_only else joined(_neurons(config, "pre")),
-        post_activation=None if config.attention_only else joined(_neurons(config, "post")),
-        scores=torch.stack([joined(f"blocks.{block}.attn.hook_attn_scores") for block in blocks], dim=1),
-        pattern=torch.stack([joined(f"blocks.{block}.attn.hook_pattern") for block in blocks], dim=1),
+        logits=unembed(config, parameters, residual)[:, -1],
+        residual=residual[:, -1],
+        pre_activation=None if pre is None else pre[:, -1],
+        post_activation=None if post is None else post[:, -1],
+        scores=asked.scores.mT[:, None],
+        pattern=asked.pattern.mT[:, None],
     )
 
 
-def _residual(config: ModelConfig) -> str:
-    return f"blocks.{config.n_layers - 1}.hook_resid_post"
-
-
-def _neurons(config: ModelConfig, side: str) -> str:
-    """The hook at the neurons that W_out reads."""
-    layer = f"hidden.{config.mlp_depth - 3}." if config.mlp_depth > 2 else ""
-    return f"blocks.{config.n_layers - 1}.mlp.{layer}hook_{side}"
-
-
-@torch.no_grad()
-def _last_position(model: "ArithmeticTransformer", tokens: Tensor) -> dict[str, Tensor]:
-    """Hook name -> what passed there at the last position, and the logits."""
+def _hooked(model: "ArithmeticTransformer", tokens: Int[Tensor, "batch pos"]) -> Forward:
     kept: dict[str, Tensor] = {}
 
     def keep(x: Tensor, hook: Any) -> None:
         kept[hook.name] = x[..., -1, :].detach()
 
     config = model.config
-    names = [_residual(config)]
-    names += [] if config.attention_only else [_neurons(config, side) for side in ("pre", "post")]
-    for block in range(config.n_layers):
-        names += [f"blocks.{block}.attn.hook_attn_scores", f"blocks.{block}.attn.hook_pattern"]
-    hooks: list[Hook] = [(name, keep) for name in names]
-    with in_eval_mode(model), model.hooks(fwd_hooks=_last_position_alone(model) + hooks):  # pyright: ignore[reportArgumentType]
-        kept["logits"] = model(tokens)[:, -1]
-    return kept
+    residual = f"blocks.{config.n_layers - 1}.hook_resid_post"
+    neurons = [] if config.attention_only else [_neurons(config, side) for side in ("pre", "post")]
+    scores, patterns = (
+        [f"blocks.{block}.attn.hook_{name}" for block in range(config.n_layers)]
+        for name in ("attn_scores", "pattern")
+    )
+    hooks: list[Hook] = [(name, keep) for name in (residual, *neurons, *scores, *patterns)]
+    with model.hooks(fwd_hooks=_last_position_alone(model) + hooks):  # pyright: ignore[reportArgumentType]
+        logits = model(tokens)[:, -1]
+    pre, post = (kept[name] for name in neurons) if neurons else (None, None)
+    return Forward(
+        logits=logits,
+        residual=kept[residual],
+        pre_activation=pre,
+        post_activation=post,
+        scores=torch.stack([kept[name] for name in scores], dim=1),
+        pattern=torch.stack([kept[name] for name in patterns], dim=1),
+    )
+
+
+def _neurons(config: ModelConfig, side: str) -> str:
+    """The hook at the neurons that W_out reads."""
+    layer = f"hidden.{config.mlp_depth - 3}." if config.mlp_depth > 2 else ""
+    return f"blocks.{config.n_layers - 1}.mlp.{layer}hook_{side}"
 
 
 def _last_position_alone(model: "ArithmeticTransformer") -> list[Hook]:

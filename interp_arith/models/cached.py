@@ -15,16 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.lean import (
-    Parameters,
-    attend,
-    block_of,
-    mlp,
-    norm,
-    output,
-    project,
-    unembed,
-)
+from interp_arith.models.layer import Parameters, attend, block_of, mlp, norm, output, project
+from interp_arith.models.lean import unembed
 from interp_arith.models.position_scheme import Ids
 
 Tell = Callable[[Int[Tensor, "batch pos"]], Ids]

@@ -9,7 +9,8 @@ tests.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -18,6 +19,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp_arith.models.config import ModelConfig
+from interp_arith.models.layer import (
+    ACTIVATIONS,
+    Parameters,
+    at,
+    attend,
+    block_of,
+    linear,
+    mlp,
+    norm,
+    output,
+    project,
+)
 from interp_arith.models.lookup import (
     ALIGNED,
     entries,
@@ -28,11 +41,9 @@ from interp_arith.models.lookup import (
     row_sums,
     rows,
 )
-from interp_arith.models.patterns import mixed_pattern, score_scale
+from interp_arith.models.patterns import mixed_pattern
 from interp_arith.models.position_scheme import Ids
 
-ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
-Parameters = Mapping[str, Tensor]
 _HEADROOM = 40.0  # nats: scores lie up to this far above zero and 87 below, the range of a float32
 
 
@@ -93,16 +104,34 @@ def before_last_mlp(
             residual, z = _first_attention(config, parameters, block, tokens, queries, mapped, asker)
         else:
             z = attend(config, *project(config, block, residual, queries), queries)
-            residual = _at(residual, queries)
+            residual = at(residual, queries)
         residual = residual + output(block, z)
     assert residual is not None  # there is a layer
     return residual, block
 
 
-def block_of(parameters: Parameters, layer: int) -> Parameters:
-    """The parameters of one layer, under the names that they have in every layer."""
-    prefix = f"blocks.{layer}."
-    return {name.removeprefix(prefix): p for name, p in parameters.items() if name.startswith(prefix)}
+@dataclass(frozen=True)
+class LastQuery:
+    """The first attention where the last position alone asks.
+
+    Attributes:
+        residual: what is embedded there.
+        scores: before the softmax, scaled.
+        pattern: attention as it is used.
+        read: what the heads read.
+    """
+
+    residual: Float[Tensor, "batch 1 d_model"]
+    scores: Float[Tensor, "batch pos head"]
+    pattern: Float[Tensor, "batch pos head"]
+    read: Float[Tensor, "batch 1 head d_head"]
+
+
+def last_query(config: ModelConfig, parameters: Parameters, tokens: Int[Tensor, "batch pos"]) -> LastQuery:
+    """What the last position asks of the first layer; on a CPU, and not where positions follow digits."""
+    last = tokens.shape[1] - 1
+    table, q, k, v = _tables(config, parameters, block_of(parameters, 0), tokens, range(last, last + 1))
+    return _one_query(config, table[last], q[0], k, v, tokens)
 
 
 def unembed(
@@ -112,7 +141,7 @@ def unembed(
     if config.final_norm:
         residual = norm(config, parameters, "ln_final", residual)
     W_U = parameters["embed.W_E"] if config.tied else parameters["unembed.W_U"].mT
-    return _linear(residual, W_U, parameters.get("unembed.b_U"))
+    return linear(residual, W_U, parameters.get("unembed.b_U"))
 
 
 def _embedded(
@@ -139,14 +168,15 @@ def _first_attention(
     """The residual stream where the first layer asks, and what its heads read."""
     table, q, k, v = _tables(config, parameters, block, tokens, queries)
     if len(queries) == 1:
-        asking, seen = _at(table, queries, axis=0)[0], tokens[:, : queries.stop]
+        asking, seen = at(table, queries, axis=0)[0], tokens[:, : queries.stop]
         if not mapped:
-            return _one_query(config, asking, q[0], k, v, seen)
+            found = _one_query(config, asking, q[0], k, v, seen)
+            return found.residual, found.read
         if asker is not None and config.attention_coefficient == 1:
             z = _one_asker(q[0, asker], k, v, seen, asker)
             return asking[asker].expand(len(tokens), 1, -1), z[:, None]
     find = one_hot_rows if mapped else rows
-    residual, q = _together(find, [_at(table, queries, axis=0), q], _at(tokens, queries))
+    residual, q = _together(find, [at(table, queries, axis=0), q], at(tokens, queries))
     k, v = _together(find, [k, v], tokens)
     return residual, attend(config, q, k, v, queries)
 
@@ -183,7 +213,7 @@ def _one_query(
     k: Float[Tensor, "all_pos token head d_head"],
     v: Float[Tensor, "all_pos token head d_head"],
     tokens: Int[Tensor, "batch pos"],
-) -> tuple[Float[Tensor, "batch 1 d_model"], Float[Tensor, "batch 1 head d_head"]]:
+) -> LastQuery:
     """`_first_attention` where the last of these positions alone asks.
 
     Few tokens stand there, often one ("="). So scores are a table too, over who asks and who is asked.
@@ -191,10 +221,11 @@ def _one_query(
     k, v = k[: tokens.shape[1]], v[: tokens.shape[1]]
     present, askers = tokens[:, -1].unique(return_inverse=True)
     scores = torch.einsum("ahd,pthd->apth", q[present], k).to(q.dtype) / math.sqrt(q.shape[-1])
-    softmax = pair_rows(scores, askers, tokens).softmax(dim=1)
-    pattern = mixed_pattern(softmax, config.attention_coefficient)
+    scores = pair_rows(scores, askers, tokens)
+    pattern = mixed_pattern(scores.softmax(dim=1), config.attention_coefficient)
     residual = table[present] if len(present) == 1 else rows(table[None], tokens[:, -1:])
-    return residual.expand(len(tokens), 1, -1), row_sums(pattern, v, tokens)[:, None]
+    read = row_sums(pattern, v, tokens)[:, None]
+    return LastQuery(residual.expand(len(tokens), 1, -1), scores, pattern, read)
 
 
 def _one_asker(
@@ -256,8 +287,8 @@ def _folded(
     def with_bias(product: Tensor, bias: Tensor | None) -> Tensor:
         return product if bias is None else product + functional.pad(bias[None], (0, 0, width, padding))
 
-    into_neurons = with_bias(W @ block["mlp.W_in"], block.get("mlp.b_in"))
-    fired = ACTIVATIONS[config.activation](read @ into_neurons)
+    W_fire = with_bias(W @ block["mlp.W_in"], block.get("mlp.b_in"))
+    fired = ACTIVATIONS[config.activation](read @ W_fire)
     b_U, b_out = parameters.get("unembed.b_U"), block.get("mlp.b_out")
     into_logits = with_bias(W @ W_U, None if b_out is None else b_out @ W_U)
     into_logits = with_bias(
@@ -273,124 +304,3 @@ def _together(
     found = find(torch.cat([table.flatten(2) for table in tables], dim=-1), tokens)
     parts = found.split([table.shape[2:].numel() for table in tables], dim=-1)
     return [part.unflatten(-1, table.shape[2:]) for part, table in zip(parts, tables, strict=True)]
-
-
-def _at(x: Tensor, queries: range, axis: int = 1) -> Tensor:
-    """Where a layer asks."""
-    return x.narrow(axis, queries.start, len(queries))
-
-
-def norm(
-    config: ModelConfig, parameters: Parameters, name: str, x: Float[Tensor, "*axes d_model"]
-) -> Float[Tensor, "*axes d_model"]:
-    """The norm of that name, where the config has norms."""
-    if config.normalization == "none":
-        return x
-    width = x.shape[-1:]
-    if config.normalization == "layer":
-        return functional.layer_norm(
-            x, width, parameters[f"{name}.w"], parameters[f"{name}.b"], config.norm_epsilon
-        )
-    return functional.rms_norm(x, width, parameters[f"{name}.w"], config.norm_epsilon)
-
-
-def project(
-    config: ModelConfig,
-    block: Parameters,
-    residual: Float[Tensor, "batch pos d_model"],
-    queries: range,
-    first: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries where the layer asks, keys and values everywhere: [batch pos head d_head].
-
-    Args:
-        config: the model's.
-        block: the layer's parameters.
-        residual: what enters the layer.
-        queries: rows of the residual that ask.
-        first: the position of its first row.
-    """
-    x = norm(config, block, "ln1", residual)
-    positions = first + torch.arange(x.shape[1], device=x.device)
-    asking = _at(positions, queries, axis=0)
-    q = config.positions.rotate(_heads(_at(x, queries), block, "Q"), asking)
-    if config.scales_attention:
-        scale = score_scale(config.attention_scale, config.attention_scale_from, asking + 1)
-        q = q * scale[:, None, None].to(q.dtype)
-    k = config.positions.rotate(_heads(x, block, "K"), positions)
-    return q, k, _heads(x, block, "V")
-
-
-def _heads(
-    x: Float[Tensor, "batch pos d_model"], block: Parameters, which: str
-) -> Float[Tensor, "batch pos head d_head"]:
-    W, b = block[f"attn.W_{which}"], block.get(f"attn.b_{which}")
-    flat = rearrange(W, "head d_model d_head -> (head d_head) d_model")
-    return _linear(x, flat, None if b is None else b.flatten()).unflatten(-1, (len(W), -1))
-
-
-def attend(
-    config: ModelConfig,
-    q: Float[Tensor, "batch query head d_head"],
-    k: Float[Tensor, "batch pos head d_head"],
-    v: Float[Tensor, "batch pos head d_head"],
-    queries: range,
-) -> Float[Tensor, "batch query head d_head"]:
-    """What the heads read at those positions, each from the positions up to its own."""
-    scale = 1 / math.sqrt(q.shape[-1])
-    if len(queries) == 1:  # elementwise: products with matrices of one row are slow
-        k, v = k[:, : queries.stop], v[:, : queries.stop]
-        softmax = ((q * k).sum(dim=-1) * scale).softmax(dim=1)
-        pattern = mixed_pattern(softmax, config.attention_coefficient)
-        return (pattern[..., None] * v).sum(dim=1, keepdim=True)
-    positions = torch.arange(k.shape[1], device=k.device)
-    later = positions > _at(positions, queries, axis=0)[:, None]
-    scores = torch.einsum("bqhd,bkhd->bhqk", q * scale, k).masked_fill(later, -torch.inf)
-    pattern = mixed_pattern(scores.softmax(dim=-1), config.attention_coefficient, ~later)
-    return torch.einsum("bhqk,bkhd->bqhd", pattern, v)
-
-
-def output(
-    block: Parameters, z: Float[Tensor, "batch query head d_head"]
-) -> Float[Tensor, "batch query d_model"]:
-    """What the heads write."""
-    W_O = rearrange(block["attn.W_O"], "head d_head d_model -> d_model (head d_head)")
-    return _linear(z.flatten(2), W_O, block.get("attn.b_O"))
-
-
-def mlp(
-    config: ModelConfig, block: Parameters, x: Float[Tensor, "batch pos d_model"]
-) -> Float[Tensor, "batch pos d_model"]:
-    """What the neurons write; x is the residual stream, normed."""
-    return written(block, neurons(config, block, x))
-
-
-def written(block: Parameters, fired: Float[Tensor, "batch pos d_mlp"]) -> Float[Tensor, "batch pos d_model"]:
-    """What neurons that put this out write."""
-    return _linear(fired, block["mlp.W_out"].mT, block.get("mlp.b_out"))
-
-
-def neurons(
-    config: ModelConfig, block: Parameters, x: Float[Tensor, "batch pos d_model"]
-) -> Float[Tensor, "batch pos d_mlp"]:
-    """What the neurons that W_out reads put out; x is the residual stream, normed."""
-    activation = ACTIVATIONS[config.activation]
-    if config.gated:
-        # TransformerLens adds the bias after the gate.
-        gate, through = _linear(x, block["mlp.W_gate"].mT), _linear(x, block["mlp.W_in"].mT)
-        fired = activation(gate) * through + block.get("mlp.b_in", 0.0)
-    else:
-        fired = activation(_linear(x, block["mlp.W_in"].mT, block.get("mlp.b_in")))
-    for i in range(config.mlp_depth - 2):
-        W, b = block[f"mlp.hidden.{i}.W_hidden"], block.get(f"mlp.hidden.{i}.b_hidden")
-        fired = activation(_linear(fired, W.mT, b))
-    return fired
-
-
-def _linear(
-    x: Float[Tensor, "batch pos in"],
-    weight: Float[Tensor, "out in"],
-    bias: Float[Tensor, " out"] | None = None,
-) -> Float[Tensor, "batch pos out"]:
-    """One product of two matrices: with leading axes `torch` would choose by whether a gradient is wanted."""
-    return functional.linear(x.flatten(0, 1), weight, bias).unflatten(0, x.shape[:2])

@@ -136,10 +136,12 @@ def test_a_table_of_spelled_answers_takes_part_in_the_group():
     np.testing.assert_allclose(again[1:, 1:, 1:], scores[1:, 1:, 1:])
 
 
+@pytest.mark.parametrize("form", ["numbers", "numbers-bare", "characters"])
 @pytest.mark.parametrize("name", example_model_configs())
-def test_the_shared_pass_is_that_of_the_model(name):
-    task = ModularArithmetic(p=5, format="numbers-bare", train_fraction=0.5)
-    model = random_weights(build_model(example_model_configs()[name], task))
+def test_the_shared_pass_is_that_of_the_model(name, form):
+    task, chosen = ModularArithmetic(p=5, format=form, train_fraction=0.5), example_model_configs()[name]
+    untied = chosen.model_copy(update={"tied": chosen.tied and form != "numbers"})  # "=" is no answer there
+    model = random_weights(build_model(untied, task))
     passed = forward(Subject(model, task))
     assert model.training  # as it was
     model.eval()
@@ -151,12 +153,16 @@ def test_the_shared_pass_is_that_of_the_model(name):
         torch.testing.assert_close(
             passed.pattern[:, block], cache[f"blocks.{block}.attn.hook_pattern"][:, :, -1]
         )
+        torch.testing.assert_close(
+            passed.scores[:, block], cache[f"blocks.{block}.attn.hook_attn_scores"][:, :, -1]
+        )
     if config.attention_only:
         assert passed.post_activation is None
         return
     neurons = f"hidden.{config.mlp_depth - 3}." if config.mlp_depth > 2 else ""
     post = cache[f"blocks.{last}.mlp.{neurons}hook_post"][:, -1]
     torch.testing.assert_close(passed.post_activation, post)
+    torch.testing.assert_close(passed.pre_activation, cache[f"blocks.{last}.mlp.{neurons}hook_pre"][:, -1])
     mlp = model.blocks[-1].mlp
     torch.testing.assert_close(post @ mlp.W_out + mlp.b_out, cache[f"blocks.{last}.hook_mlp_out"][:, -1])
 
