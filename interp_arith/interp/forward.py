@@ -108,9 +108,10 @@ def forward(subject: Subject) -> Forward:
     """The pass over all questions, without gradients, in eval mode; hooks that stand on the model act."""
     task, model = all_questions(subject), subject.model
     tokens = task.tokens(task.all_questions()).to(device(subject))
-    see = _unhooked if _needs_no_hooks(model) else _hooked
     with torch.no_grad(), in_eval_mode(model):
-        parts = [see(model, batch) for batch in tokens.split(BATCH)]
+        if _needs_no_hooks(model):  # it holds little besides what is kept
+            return _unhooked(model, tokens)
+        parts = [_hooked(model, batch) for batch in tokens.split(BATCH)]
 
     def joined(name: str) -> Any:
         found = [getattr(part, name) for part in parts]
