@@ -17,9 +17,15 @@ class WorkError(Exception):
     exit_status = 1
 
 
+FEW = 6
+"""Names that a message lists even where some of them are near to what was given."""
+
+
 def unknown(noun: str, given: str, allowed: Iterable[str]) -> RequestError:
-    """An error for a name that is in no table, with the nearest names that are."""
+    """An error for a name that is in no table, with the nearest names that are, and with all where they are few."""
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
-    return RequestError(f"no {noun} is called {given!r}; {hint}")
+    hints = [f"did you mean {' or '.join(near)}?"] if near else []
+    if len(near) < len(names) <= FEW or not near:
+        hints.append(f"there are: {', '.join(names)}")
+    return RequestError(f"no {noun} is called {given!r}; {' '.join(hints)}")

@@ -142,6 +142,8 @@ def test_a_wrong_command_preset_or_run(refused, arguments, complaint):
         ("--checkpoints.best-metric val_loss", "checkpoints.best_metric = 'val_loss' is not measured"),
         ("--seeds nonsense", "--seeds 'nonsense'; allowed: a range such as 0..7, or a list such as 0,3,5"),
         ("--seeds 3..1", "--seeds '3..1'; allowed"),
+        ("--seeds 0 1", "--seeds 0 1: seeds are one word; write --seeds 0,1"),
+        ("--seeds 0, 1", "--seeds 0, 1: seeds are one word; write --seeds 0,1"),
         ("--seeds=-1", "--seeds '-1'; allowed"),
         ("--seeds 1,1", "seeds: given [1, 1]; allowed: one or more different whole numbers"),
         ("--seeds 0..1 --seed 3", "--seeds and --seed are both given"),

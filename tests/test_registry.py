@@ -39,7 +39,7 @@ def test_a_table_can_be_asked_for_a_name():
 def test_a_name_that_is_nearly_right_gets_a_hint():
     with pytest.raises(RequestError) as caught:
         FRUIT["aple"]
-    assert str(caught.value) == "no fruit is called 'aple'; did you mean apple?"
+    assert str(caught.value) == "no fruit is called 'aple'; did you mean apple? there are: apple, apricot"
 
 
 def test_a_name_like_none_gets_the_list():
@@ -82,7 +82,7 @@ def test_a_choice_is_frozen():
 def test_an_unknown_field_names_the_nearest():
     with pytest.raises(RequestError) as caught:
         Apple(wieght=2)
-    assert str(caught.value) == "no field of apple is called 'wieght'; did you mean weight?"
+    assert str(caught.value) == "no field of apple is called 'wieght'; did you mean weight? there are: kind, weight"
 
 
 def test_a_value_that_is_not_allowed_is_named_with_what_is():

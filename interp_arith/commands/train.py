@@ -1,5 +1,6 @@
 """Train a preset or a config file, one seed or several together; any field can be overridden."""
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from interp_arith.training.config import RunConfig
 def run(arguments: list[str]) -> None:
     """`interp-arith train`."""
     start, rest = base_config("train", arguments)
+    _check_seeds(rest)
 
     def command(
         config: Annotated[RunConfig, tyro.conf.FlagConversionOff, tyro.conf.arg(name="")] = start,
@@ -50,3 +52,15 @@ def run(arguments: list[str]) -> None:
         print(account(train_seeds(config, parse_seeds(seeds), **common), program()))
 
     parse(command, "train PRESET|CONFIG.yaml", __doc__, rest, f"Choices that come in kinds:\n{kinds()}")
+
+
+def _check_seeds(arguments: list[str]) -> None:
+    """Refuse seeds with spaces between them: the parser would take the first alone."""
+    if "--seeds" not in arguments:
+        return
+    given = list(
+        takewhile(lambda word: not word.startswith("-"), arguments[arguments.index("--seeds") + 1 :])
+    )
+    if len(given) > 1:
+        together = ",".join(word.strip(",") for word in given)
+        raise RequestError(f"--seeds {' '.join(given)}: seeds are one word; write --seeds {together}")
