@@ -35,21 +35,19 @@ def _modular(name: str, task: Task, reaches: str, **fields: Any) -> Preset:
 
 
 def _division(name: str, task: Task) -> Preset:
-    """Smooth neurons, twice as many, at a rate that decays.
+    """Smooth neurons, twice as many, at a lower rate, and for a while after every test question is right.
 
-    With 512 ReLU neurons at a constant rate, as elsewhere, the key frequencies explained less than 0.7 of the logits'
-    variance on three of five seeds: harmonics stay. So they do here on one of ten, another stays at 0.92 accuracy.
+    With 512 ReLU neurons, as elsewhere, the key frequencies explained less than 0.7 of the logits' variance on three
+    of five seeds: harmonics stay. Spikes after memorization leave more of them: clipping and epsilon tame those.
     """
     return _modular(
         name,
         task,
-        "test accuracy ≥ 0.99 within 600 steps, most seeds",
+        "test accuracy ≥ 0.99 within 1,500 steps, most seeds",
         model=ModelConfig(activation="silu", d_mlp=1024),
-        optimizer=AdamW(learning_rate=1e-2, weight_decay=1.0, epsilon=3e-6),
+        optimizer=AdamW(learning_rate=7e-3, weight_decay=1.5, epsilon=1e-5),
         clip_norm=0.2,
-        schedule=Decay(warmup_steps=10, start_fraction=0.6, final_fraction=0.05),
-        budget=Budget(steps=600),
-        stop=StopRule(),
+        stop=StopRule(metric="test_exact_match", threshold=1.0, hold=10),
     )
 
 

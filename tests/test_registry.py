@@ -82,7 +82,10 @@ def test_a_choice_is_frozen():
 def test_an_unknown_field_names_the_nearest():
     with pytest.raises(RequestError) as caught:
         Apple(wieght=2)
-    assert str(caught.value) == "no field of apple is called 'wieght'; did you mean weight? there are: kind, weight"
+    assert (
+        str(caught.value)
+        == "no field of apple is called 'wieght'; did you mean weight? there are: kind, weight"
+    )
 
 
 def test_a_value_that_is_not_allowed_is_named_with_what_is():
