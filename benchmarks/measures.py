@@ -25,6 +25,7 @@ from interp_arith.interp.trajectory import fixed_keys
 from interp_arith.models.transformer import ArithmeticTransformer, build_model
 from interp_arith.tasks import ModularArithmetic
 from interp_arith.tasks.base import Task
+from interp_arith.training import machine
 
 T = TypeVar("T")
 KEYS = (4, 17, 30, 43, 56)
@@ -94,6 +95,7 @@ def main() -> None:
     else:
         task, keys = ModularArithmetic(p=arguments.p), tuple(k for k in KEYS if k <= arguments.p // 2)
         models = random_models(task)
+    machine.keep_memory()  # as measuring a trajectory does
     first = next(models)
     chosen = MEASURES.chosen(None, task, first.config)
     measured(models, task, keys, chosen, WARM_UP)

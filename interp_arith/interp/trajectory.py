@@ -10,6 +10,7 @@ from interp_arith.interp.base import Measure, Subject
 from interp_arith.interp.keys import key_frequencies
 from interp_arith.interp.measures import MEASURES
 from interp_arith.tasks.base import Task
+from interp_arith.training import machine
 
 if TYPE_CHECKING:
     from interp_arith.models.transformer import ArithmeticTransformer
@@ -43,6 +44,7 @@ def measure_steps(
     Returns:
         name -> DataArray with `step` as its first dim; nothing where there is no model.
     """
+    machine.keep_memory()  # every checkpoint takes the same large blocks anew
     found: dict[str, list[xr.DataArray]] = {each.name: [] for each in measures}
     steps: list[int] = []
     for step, model in models:

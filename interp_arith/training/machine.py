@@ -74,8 +74,8 @@ def operations_of(config: RunConfig, parameters: int, questions: int) -> float:
 def keep_memory() -> bool:
     """Let the C library keep freed memory; whether it could be told.
 
-    A step frees and takes the same large blocks each time. Handed back to the system and taken anew, every page of
-    them is zeroed again, which costs more than the arithmetic.
+    A step of training, or a checkpoint that is measured, frees and takes the same large blocks each time. Handed back
+    to the system and taken anew, every page of them is zeroed again, which can cost more than the arithmetic.
     """
     if not sys.platform.startswith("linux"):
         return False
