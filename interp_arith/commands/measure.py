@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> None:
             raise RequestError("measure: no run given; for example interp-arith measure runs/mod-add-113-s0")
         found = load_run(run)
         MEASURES.chosen([name for name in names if name != "phases"], found.task, found.config.model)
-        print(f"{found.path}: taking what is not kept yet …", file=sys.stderr)
+        print(f"{found.path}: measuring what is not kept yet, if anything …", file=sys.stderr)
         dataset = found.measure(names or None, step or None, device)
         _show(dataset)
         print(f"kept in {found.path}; in Python: ia.load_run({str(found.path)!r}).measure()")

@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> None:
             device: auto, cpu or cuda.
         """
         found = load_run(run)
-        print(f"{found.path}: taking what is not kept yet …", file=sys.stderr)
+        print(f"{found.path}: measuring what is not kept yet, if anything …", file=sys.stderr)
         file = write_report(found, output, device)
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB; open it in a browser")
 
