@@ -96,7 +96,7 @@ class Measure:
         """
         if (reason := self.why_not(subject.task, subject.model.config)) is not None:
             raise RequestError(f"{self.name} does not apply: {reason}")
-        found = self.take(subject)
+        found = subject.get(self.take)
         assert found.dims == self.dims, f"{self.name} has dims {found.dims}, and says {self.dims}"
         named = {"units": self.units, "source": self.source, "version": self.version}
         return found.rename(self.name).assign_attrs(named)

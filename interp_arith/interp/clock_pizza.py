@@ -21,7 +21,7 @@ from interp_arith.interp.forward import BATCH, device, in_eval_mode
 from interp_arith.interp.fourier import planes
 from interp_arith.interp.keys import keys_of, logit_variance_explained
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.lean import answer_logits
+from interp_arith.models.lean import answer_logits, is_linear_but_for_neurons, narrow_logits
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.modular import ModularArithmetic
 from interp_arith.tasks.sampling import drawn_triples
@@ -187,12 +187,15 @@ def logits_with_rows(subject: Subject, rows: Float[Tensor, "element d_model"]) -
     parameters["embed.W_E"] = parameters["embed.W_E"].index_copy(0, numbers, rows.to(model.embed.W_E.dtype))
     config = model.config.model_copy(update={"tied": False})
     pairs = np.stack(np.broadcast_arrays(group.numbers[:, None], group.second), axis=-1).reshape(-1, 2)
-    tokens, positions = subject.task.tokens(pairs).to(device(subject)), subject.task.answer_positions
-    mapped = device(subject).type == "cuda"
-    read = [
-        answer_logits(config, parameters, t, positions, mapped=mapped)[:, -1] for t in tokens.split(BATCH)
-    ]
-    return torch.cat(read).index_select(1, numbers).unflatten(0, (group.n, group.n))
+    tokens, asker = subject.task.tokens(pairs).to(device(subject)), subject.task.asking_token
+    on_cpu, positions = tokens.device.type == "cpu", subject.task.answer_positions
+    if on_cpu and asker is not None and is_linear_but_for_neurons(config):
+        logits = narrow_logits(config, parameters, tokens, asker)
+    else:
+        parts = tokens.split(BATCH)
+        read = [answer_logits(config, parameters, part, positions, mapped=not on_cpu) for part in parts]
+        logits = torch.cat(read)[:, -1]
+    return logits.index_select(1, numbers).unflatten(0, (group.n, group.n))
 
 
 def fits(logits: Float[Tensor, "x y z"], k: int) -> tuple[float, float]:

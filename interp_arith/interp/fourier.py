@@ -83,6 +83,14 @@ class GridTransform:
         """Energy in each 3×3 block less the constant (2×2 at k = n/2)."""
         return self.block.square().sum(dim=(1, 2))
 
+    def sum_waves(self) -> Float[Tensor, "freq wave unit"]:
+        """`sum_waves` of the same arrays: cos ω(x+y) is cos·cos − sin·sin, sin ω(x+y) is cos·sin + sin·cos."""
+        cosines = self.block[:, 1, 1] - self.block[:, 2, 2]
+        found = torch.stack([cosines, self.block[:, 1, 2] + self.block[:, 2, 1]], dim=1) / math.sqrt(2)
+        if self.n % 2 == 0:
+            found[-1] *= math.sqrt(2)  # the sign is one product, not two
+        return found
+
 
 def grid_transform(values: Float[Tensor, "x y unit"]) -> GridTransform:
     """The transform of arrays over the grid, in their own precision."""

@@ -3,6 +3,8 @@
 Neurons are those of the last block that W_out reads, at the last position of the prompt.
 """
 
+from collections.abc import Callable
+
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
@@ -12,7 +14,7 @@ from torch.nn import functional
 from interp_arith.interp.base import Measure, Subject
 from interp_arith.interp.cyclic import grid_rows, no_number_tokens, over_grid
 from interp_arith.interp.forward import all_questions, device, forward, in_eval_mode, split_rows
-from interp_arith.interp.fourier import GridTransform, by_sum, grid_transform, sum_waves, sums
+from interp_arith.interp.fourier import GridTransform, by_sum, grid_transform, sums
 from interp_arith.interp.keys import key_mask, over_frequencies
 from interp_arith.models.config import ModelConfig
 from interp_arith.tasks import scoring
@@ -46,7 +48,7 @@ def post_transform(subject: Subject) -> GridTransform:
 
 def post_waves(subject: Subject) -> Float[Tensor, "freq wave neuron"]:
     """Coefficients of the neurons' post-activations on cos ω_k(x+y) and sin ω_k(x+y)."""
-    return sum_waves(over_grid(subject, subject.get(neurons_of)[1]))
+    return subject.get(post_transform).sum_waves()
 
 
 def dead(transform: GridTransform) -> Bool[Tensor, " unit"]:
@@ -109,14 +111,15 @@ def cluster_ablation(subject: Subject) -> xr.DataArray:
 
     The model's own test loss where a frequency has no neurons, NaN where there are no test questions.
     """
-    test, members = subject.get(_test_rows), subject.get(clusters)
-    residual, W_out = subject.get(forward).residual[test], subject.model.blocks[-1].mlp.W_out.detach()
-    deviation = subject.get(neurons_of)[1][test] - subject.get(post_transform).mean
-    whole = _test_loss(subject, residual)
-    losses = [
-        _test_loss(subject, residual - deviation[:, cluster] @ W_out[cluster]) if cluster.any() else whole
-        for cluster in members
-    ]
+    mean, fired = subject.get(post_transform).mean, subject.get(neurons_of)[1][subject.get(_test_rows)]
+    W_out = subject.model.blocks[-1].mlp.W_out.detach()
+    whole = _test_loss(subject, subject.get(forward).logits[subject.get(_test_rows)])
+
+    def without(cluster: Bool[Tensor, " neuron"]) -> float:
+        deviation = fired[:, cluster] - mean[cluster]
+        return _test_loss_without(subject, W_out[cluster], lambda written: deviation @ written)
+
+    losses = [without(cluster) if cluster.any() else whole for cluster in subject.get(clusters)]
     return over_frequencies(subject, torch.tensor(losses, dtype=torch.float64))
 
 
@@ -126,31 +129,54 @@ def plane_ablation(subject: Subject) -> xr.DataArray:
     The part is fitted over the grid; questions outside it (those with a zero, in multiply and divide) keep theirs.
     NaN where k is no key frequency.
     """
-    test, W_out = subject.get(_test_rows), subject.model.blocks[-1].mlp.W_out.detach()
-    passed, rows = subject.get(forward), subject.get(grid_rows)
+    rows, W_out = subject.get(grid_rows), subject.model.blocks[-1].mlp.W_out.detach()
     parts, keys = by_sum(subject.get(post_waves), len(rows)), subject.get(key_mask)
-    total = torch.full((len(passed.residual),), len(rows), device=rows.device)  # no sum: one past the last
-    total[rows] = sums(len(rows)).to(rows.device)
-    losses = torch.full(keys.shape, torch.nan, dtype=torch.float64)
-    for key in keys.nonzero()[:, 0].tolist():
-        by_total = functional.pad(parts[key] @ W_out, (0, 0, 0, 1))
-        losses[key] = _test_loss(subject, passed.residual[test] - by_total[total[test]])
-    return over_frequencies(subject, losses)
+    total = torch.full((len(subject.get(forward).logits),), len(rows), device=rows.device)
+    total[rows] = sums(len(rows)).to(rows.device)  # the others have no sum: theirs is one past the last
+    total = total[subject.get(_test_rows)]
+
+    def without(part: Float[Tensor, "s neuron"]) -> float:
+        by_total = functional.pad(part @ W_out, (0, 0, 0, 1))
+        return _test_loss_without(subject, by_total, lambda written: written[total])
+
+    losses = [without(part) if is_key else torch.nan for part, is_key in zip(parts, keys, strict=True)]
+    return over_frequencies(subject, torch.tensor(losses, dtype=torch.float64))
 
 
 def _test_rows(subject: Subject) -> Int[Tensor, " rows"]:
     return torch.from_numpy(split_rows(subject)["test"].nonzero()[0]).to(device(subject))
 
 
+def _test_targets(subject: Subject) -> Int[Tensor, "rows 1"]:
+    task, rows = all_questions(subject), subject.get(_test_rows)
+    return task.answer_tokens(task.all_questions()).to(rows.device)[rows]
+
+
+def _test_loss(subject: Subject, logits: Float[Tensor, "rows d_vocab_out"]) -> float:
+    """Mean loss over the test questions, given the logits of each."""
+    targets = subject.get(_test_targets)
+    return scoring.cross_entropy(logits[:, None], targets, torch.ones_like(targets, dtype=torch.bool)).item()
+
+
 @torch.no_grad()
-def _test_loss(subject: Subject, residual: Float[Tensor, "rows d_model"]) -> float:
-    """Mean loss over the test questions, given the residual stream that leaves the last block for each."""
-    task, model, test = all_questions(subject), subject.model, subject.get(_test_rows)
-    targets = task.answer_tokens(task.all_questions()).to(test.device)[test]
+def _test_loss_without(
+    subject: Subject,
+    written: Float[Tensor, "each d_model"],
+    spread: Callable[[Float[Tensor, "each unit"]], Float[Tensor, "rows unit"]],
+) -> float:
+    """Mean loss over the test questions without a part of the residual stream that leaves the last block.
+
+    Args:
+        subject: with neurons.
+        written: vectors that the part is made of.
+        spread: of such vectors each test question's part; linear. Where no norm follows, logits are spread at once.
+    """
+    model, passed, test = subject.model, subject.get(forward), subject.get(_test_rows)
+    if model.config.normalization == "none":
+        return _test_loss(subject, passed.logits[test] - spread(written @ model.unembed.W_U))
     with in_eval_mode(model):
-        stream = residual[:, None]
-        logits = model.unembed(stream if model.config.normalization == "none" else model.ln_final(stream))
-    return scoring.cross_entropy(logits, targets, torch.ones_like(targets, dtype=torch.bool)).item()
+        residual = passed.residual[test] - spread(written)
+        return _test_loss(subject, model.unembed(model.ln_final(residual[:, None]))[:, 0])
 
 
 _CLUSTERS = "Nanda et al. 2023, section 4.3"

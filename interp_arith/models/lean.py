@@ -45,6 +45,7 @@ from interp_arith.models.patterns import mixed_pattern
 from interp_arith.models.position_scheme import Ids
 
 _HEADROOM = 40.0  # nats: scores lie up to this far above zero and 87 below, the range of a float32
+_NO_SIZE = 1e-6  # of a dimension, relative to the largest: what rounding to float32 leaves
 
 
 def answer_logits(
@@ -68,7 +69,8 @@ def answer_logits(
         ids: what `config.positions.ids` gives; needed where positions follow digits.
         asker: the token at the first answer position, where it is the same in every question.
     """
-    if mapped and asker is not None and len(answer_positions) == 1 and _is_linear_but_for_neurons(config):
+    one_answer = len(answer_positions) == 1 and config.attention_coefficient == 1
+    if mapped and asker is not None and one_answer and is_linear_but_for_neurons(config):
         return _folded(config, parameters, tokens[:, : answer_positions[0] + 1], asker)
     residual, block = before_last_mlp(
         config, parameters, tokens, answer_positions, mapped=mapped, ids=ids, asker=asker
@@ -250,19 +252,58 @@ def _one_asker(
     return read.unflatten(-1, (n_heads, d_head)) / total[..., None]
 
 
-def _is_linear_but_for_neurons(config: ModelConfig) -> bool:
+def is_linear_but_for_neurons(config: ModelConfig) -> bool:
     """Whether one layer of attention and one of neurons is all that a model has, with nothing normed."""
-    attends_once = (
-        config.n_layers == 1 and config.attention_coefficient == 1 and not config.positions.reads_digits
-    )
     plain_neurons = not (config.attention_only or config.gated) and config.mlp_depth == 2
-    return attends_once and plain_neurons and config.normalization == "none"
+    one_layer = config.n_layers == 1 and not config.positions.reads_digits
+    return one_layer and plain_neurons and config.normalization == "none"
 
 
 def _folded(
     config: ModelConfig, parameters: Parameters, tokens: Int[Tensor, "batch pos"], asker: int
 ) -> Float[Tensor, "batch 1 d_vocab_out"]:
-    """`answer_logits` where `_is_linear_but_for_neurons` holds, and the same token asks in every question.
+    """`answer_logits` where `_one_asker` and `_behind_heads` hold: on a GPU, where the same token always asks."""
+    block, last = block_of(parameters, 0), tokens.shape[1] - 1
+    table, q, k, v = _tables(config, parameters, block, tokens, range(last, last + 1))
+    z = _one_asker(q[0, asker], k, v, tokens, asker)
+    return _behind_heads(config, parameters, z, block["attn.W_O"], table[last, asker])[:, None]
+
+
+def narrow_logits(
+    config: ModelConfig, parameters: Parameters, tokens: Int[Tensor, "batch pos"], asker: int
+) -> Float[Tensor, "batch d_vocab_out"]:
+    """Logits of the last position where all that a head can read spans few dimensions; without gradients.
+
+    So it does where numbers stand on one circle. Then a head is as narrow as that, and so is the product that enters
+    the neurons. For a CPU, where `is_linear_but_for_neurons` holds and the same token always stands last.
+    """
+    block, last = block_of(parameters, 0), tokens.shape[1] - 1
+    table, q, k, v = _tables(config, parameters, block, tokens, range(last, last + 1))
+    v, W_O = _narrowed(v, block["attn.W_O"])
+    z = _one_query(config, table[last], q[0], k, v, tokens).read[:, 0]
+    return _behind_heads(config, parameters, z, W_O, table[last, asker])
+
+
+def _narrowed(
+    v: Float[Tensor, "pos token head d_head"], W_O: Float[Tensor, "head d_head d_model"]
+) -> tuple[Float[Tensor, "pos token head rank"], Float[Tensor, "head rank d_model"]]:
+    """Values in as few columns as the head with the most dimensions needs, and what each column writes."""
+    by_head = rearrange(v, "pos token head d_head -> head (pos token) d_head").double()
+    along, sizes, directions = torch.linalg.svd(by_head, full_matrices=False)
+    rank = int((sizes > _NO_SIZE * sizes[:, :1]).sum(dim=1).amax())
+    columns = (along * sizes[:, None])[..., :rank].to(v.dtype)
+    narrow = rearrange(columns, "head (pos token) rank -> pos token head rank", pos=len(v))
+    return narrow.contiguous(), directions[:, :rank].to(W_O.dtype) @ W_O
+
+
+def _behind_heads(
+    config: ModelConfig,
+    parameters: Parameters,
+    z: Float[Tensor, "batch head d_head"],
+    W_O: Float[Tensor, "head d_head d_model"],
+    asking: Float[Tensor, " d_model"],
+) -> Float[Tensor, "batch d_vocab_out"]:
+    """Logits from what the heads read, where `is_linear_but_for_neurons` holds.
 
     What lies between heads, neurons and logits is linear. So the products are of matrices, once for all questions,
     and the residual stream of a single question is never written:
@@ -270,16 +311,14 @@ def _folded(
         neurons = act(read · (W W_in)),   logits = read · (W W_U) + neurons · (W_out W_U)
 
     where `read` is what the heads read and a 1, and the rows of W are what each adds to the residual stream: W_O, and
-    the asking token with the biases. Rows are padded with zeros, as in `one_hot_sums`.
+    the asking token's embedding with the biases. Rows are padded with zeros, as in `one_hot_sums`.
     """
-    block, last = block_of(parameters, 0), tokens.shape[1] - 1
-    table, q, k, v = _tables(config, parameters, block, tokens, range(last, last + 1))
-    z = _one_asker(q[0, asker], k, v, tokens, asker).flatten(1)
+    block, z = block_of(parameters, 0), z.flatten(1)
     width = z.shape[1]
     padding = -(width + 1) % ALIGNED
     read = functional.pad(functional.pad(z, (0, 1), value=1.0), (0, padding))
-    start = table[last, asker] + block.get("attn.b_O", 0.0)
-    W = functional.pad(torch.cat([block["attn.W_O"].flatten(0, 1), start[None]]), (0, 0, 0, padding))
+    start = asking + block.get("attn.b_O", 0.0)
+    W = functional.pad(torch.cat([W_O.flatten(0, 1), start[None]]), (0, 0, 0, padding))
     W_U = parameters["embed.W_E"].mT if config.tied else parameters["unembed.W_U"]
     n_logits = W_U.shape[1]
     W_U = functional.pad(W_U, (0, -n_logits % ALIGNED))
@@ -294,7 +333,7 @@ def _folded(
     into_logits = with_bias(
         into_logits, None if b_U is None else functional.pad(b_U, (0, -n_logits % ALIGNED))
     )
-    return (read @ into_logits + fired @ (block["mlp.W_out"] @ W_U))[:, None, :n_logits]
+    return (read @ into_logits + fired @ (block["mlp.W_out"] @ W_U))[:, :n_logits]
 
 
 def _together(

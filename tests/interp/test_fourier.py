@@ -92,6 +92,7 @@ def test_the_grid_transform_is_the_two_dimensional_one(n):
 def test_waves_of_the_sum_are_projections(n):
     values = torch.randn(n, n, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     waves, total = sum_waves(values), sums(n)
+    torch.testing.assert_close(grid_transform(values).sum_waves(), waves)
     parts = by_sum(waves, n)
     for k in range(1, n // 2 + 1):
         angle = 2 * math.pi * k * total.double() / n
