@@ -3,6 +3,8 @@
     python benchmarks/measures.py                  # random weights of mod-add-113, 25, 50 and 100 checkpoints
     python benchmarks/measures.py runs/NAME        # the checkpoints of a run, over and over
 
+Parts are timed one checkpoint after the other, many checkpoints as `run.measure()` takes them: side by side.
+
 Random weights have no key frequencies, so five are given; nor have they clusters of neurons, whose ablation costs
 nothing then: a run that has grokked is measured with what it has.
 """
@@ -11,25 +13,29 @@ import resource
 import time
 from argparse import ArgumentParser
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle, islice
 from statistics import median
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 import interp_arith as ia
 from interp_arith.interp.base import Measure, Subject
 from interp_arith.interp.measures import MEASURES
-from interp_arith.interp.trajectory import fixed_keys
+from interp_arith.interp.trajectory import fixed_keys, measure_steps
 from interp_arith.models.transformer import ArithmeticTransformer, build_model
 from interp_arith.tasks import ModularArithmetic
 from interp_arith.tasks.base import Task
 from interp_arith.training import machine
 
 T = TypeVar("T")
+Weights = Mapping[str, Tensor]
 KEYS = (4, 17, 30, 43, 56)
 WARM_UP = 2
+APART = 10
+"""Checkpoints whose parts are timed."""
 
 
 class TimedSubject(Subject):
@@ -55,28 +61,29 @@ class TimedSubject(Subject):
         return found
 
 
-def random_models(task: Task) -> Iterator[ArithmeticTransformer]:
+def random_weights(model: ArithmeticTransformer) -> Iterator[Weights]:
     """Other weights every time."""
-    model = build_model(ia.ModelConfig(), task).eval()
     generator = torch.Generator().manual_seed(0)
     while True:
         model.initialize(generator)
-        yield model
+        yield {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def measured(
-    models: Iterator[ArithmeticTransformer],
+def parts_of(
+    weights: Iterator[Weights],
+    model: ArithmeticTransformer,
     task: Task,
-    keys: tuple[int, ...],
     measures: list[Measure],
+    keys: tuple[int, ...],
     n: int,
 ) -> list[dict[str, float]]:
     """Seconds of each measure and part, for each of n checkpoints."""
     rows = []
-    for model in islice(models, n):
+    for each in islice(weights, n):
+        model.load_state_dict(each)
         subject = TimedSubject(model, task, keys)
-        for each in measures:
-            subject.timed(each.name, lambda each=each, subject=subject: each(subject))
+        for measure in measures:
+            subject.timed(measure.name, lambda measure=measure, subject=subject: measure(subject))
         rows.append(dict(subject.seconds))
     return rows
 
@@ -90,28 +97,32 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.run:
         run = ia.load_run(arguments.run)
-        task, models = run.task, cycle([run.model(step) for step in run.steps])
-        keys = fixed_keys(run.model(), task) or ()
+        task, model = run.task, run.model()
+        weights = (run.weights(step) for step in cycle(run.steps))
+        keys = fixed_keys(model, task) or ()
     else:
         task, keys = ModularArithmetic(p=arguments.p), tuple(k for k in KEYS if k <= arguments.p // 2)
-        models = random_models(task)
+        model = build_model(ia.ModelConfig(), task).eval()
+        weights = random_weights(build_model(ia.ModelConfig(), task))
     machine.keep_memory()  # as measuring a trajectory does
-    first = next(models)
-    chosen = MEASURES.chosen(None, task, first.config)
-    measured(models, task, keys, chosen, WARM_UP)
-    begun = time.process_time()
-    rows = measured(models, task, keys, chosen, max(arguments.checkpoints))
-    processor = (time.process_time() - begun) / len(rows)
+    chosen = MEASURES.chosen(None, task, model.config)
+    parts_of(weights, model, task, chosen, keys, WARM_UP)
+    rows = parts_of(weights, model, task, chosen, keys, min(APART, max(arguments.checkpoints)))
     print(f"{len(chosen)} measures, {torch.get_num_threads()} threads, key frequencies {list(keys)}")
     print("ms at one checkpoint (median), what is shared marked with ·:")
     costs = {name: median(row.get(name, 0.0) for row in rows) for name in rows[-1]}
     for name, seconds in sorted(costs.items(), key=lambda item: -item[1]):
         if seconds >= 5e-4:
             print(f"{1000 * seconds:8.1f}  {name}")
+    print(f"one after the other: {median(sum(row.values()) for row in rows):.3f} s each")
     for n in arguments.checkpoints:
-        total = sum(sum(row.values()) for row in rows[:n])
-        print(f"{n} checkpoints: {total:.1f} s, {total / n:.3f} s each")
-    print(f"processor time, of all threads: {processor:.3f} s each")
+        begun, processor = time.perf_counter(), time.process_time()
+        measure_steps(islice(enumerate(weights), n), model, task, chosen, keys)
+        total, processor = time.perf_counter() - begun, time.process_time() - processor
+        print(
+            f"{n} checkpoints: {total:.1f} s, {total / n:.3f} s each; "
+            f"processor time of all threads {processor / n:.3f} s each"
+        )
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

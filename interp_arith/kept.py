@@ -5,6 +5,8 @@ key frequencies and the split. Where one of them has changed, so has the number.
 """
 
 import hashlib
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint"
 """The coordinate that holds the hash of each step's weights."""
-AT_ONCE = 25
-"""Checkpoints between two writings: what a killed process loses."""
+SECONDS_AT_RISK = 60.0
+"""Time between two writings: what a killed process loses."""
 
 
 def split_digest(task: Task) -> str:
@@ -97,10 +99,10 @@ def measure_checkpoints(
         tuple(c.step for c in lacking): lacking for lacking in missing.values() if lacking
     }.values():
         group = [m for m in measures if missing[m.name] == wanted]
-        for start in range(0, len(wanted), AT_ONCE):
+        waiting = deque(wanted)
+        while waiting:
             hashes: dict[int, str] = {}
-            models = _models(wanted[start : start + AT_ONCE], model, weights_of, hashes)
-            taken = measure_steps(models, task, group, keys)
+            taken = measure_steps(_weights(waiting, weights_of, hashes), model, task, group, keys)
             if any("keys" in each.rests_on for each in group):
                 keep_keys(directory, last, keys)
             for each in (m for m in group if m.name in taken):
@@ -129,19 +131,21 @@ def kept_measures(
     return {name: found.drop_vars(CHECKPOINT) for name, found in kept.items() if found is not None}
 
 
-def _models(
-    checkpoints: Sequence[Checkpoint],
-    model: "ArithmeticTransformer",
+def _weights(
+    waiting: deque[Checkpoint],
     weights_of: Callable[[Checkpoint], Mapping[str, Tensor] | None],
     hashes: dict[int, str],
-) -> Iterator[tuple[int, "ArithmeticTransformer"]]:
-    """The model at each checkpoint whose weights are whole; their hashes are noted."""
-    for checkpoint in checkpoints:
+) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+    """Step and weights of checkpoints that are whole, as many as there is time for; their hashes are noted."""
+    end = time.monotonic() + SECONDS_AT_RISK
+    while waiting:
+        checkpoint = waiting.popleft()
         weights = weights_of(checkpoint)
         if weights is not None:
-            model.load_state_dict(weights)
             hashes[checkpoint.step] = checkpoint.sha256
-            yield checkpoint.step, model
+            yield checkpoint.step, weights
+        if time.monotonic() >= end:
+            return
 
 
 def _still_true(

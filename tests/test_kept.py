@@ -51,13 +51,13 @@ def taken(monkeypatch) -> list[tuple[str, int]]:
     log: list[tuple[str, int]] = []
     steps = trajectory.measure_steps
 
-    def noting(models, task, measures, keys):
+    def noting(weights, model, task, measures, keys):
         def noted():
-            for step, model in models:
+            for step, tensors in weights:
                 log.extend((m.name, step) for m in measures)
-                yield step, model
+                yield step, tensors
 
-        return steps(noted(), task, measures, keys)
+        return steps(noted(), model, task, measures, keys)
 
     monkeypatch.setattr("interp_arith.kept.measure_steps", noting)
     return log
@@ -105,7 +105,7 @@ def test_some_steps_now_and_the_rest_later(run, taken):
 
 
 def test_what_was_taken_before_a_process_died_is_kept(run, taken, monkeypatch):
-    monkeypatch.setattr("interp_arith.kept.AT_ONCE", 2)
+    monkeypatch.setattr("interp_arith.kept.SECONDS_AT_RISK", 0.0)
     read = run.directory.read_weights
 
     def dies_at_the_fourth(checkpoint):
@@ -119,7 +119,7 @@ def test_what_was_taken_before_a_process_died_is_kept(run, taken, monkeypatch):
             run.measure(CHEAP)
     taken.clear()
     assert run.measure(CHEAP)["step"].to_numpy().tolist() == run.steps
-    assert {step for _, step in taken} == set(run.steps[2:])
+    assert {step for _, step in taken} == set(run.steps[3:])
 
 
 def test_new_checkpoints_extend_what_is_kept(tmp_path, taken):

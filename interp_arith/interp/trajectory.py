@@ -1,10 +1,20 @@
-"""Measures over a trajectory: (step, model) pairs in, DataArrays with a `step` dim out; knows no run directory."""
+"""Measures over a trajectory: weights in, DataArrays with a `step` dim out; knows no run directory.
 
-from collections.abc import Iterable, Sequence
+Checkpoints are measured side by side, each with its share of the threads: two products that run at once on one thread
+each take less than one after the other on two, and what Python does between them fills the gaps.
+"""
+
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 
 from interp_arith.interp.base import Measure, Subject
 from interp_arith.interp.keys import key_frequencies
@@ -14,6 +24,12 @@ from interp_arith.training import machine
 
 if TYPE_CHECKING:
     from interp_arith.models.transformer import ArithmeticTransformer
+
+SIDE_BY_SIDE = 4
+"""Checkpoints that are measured at once, where there are as many threads: each has all its activations in memory."""
+
+BETWEEN_GIVING_BACK = 20
+"""Checkpoints after which memory that is free goes back to the system."""
 
 
 def fixed_keys(model: "ArithmeticTransformer", task: Task) -> tuple[int, ...] | None:
@@ -28,41 +44,83 @@ def fixed_keys(model: "ArithmeticTransformer", task: Task) -> tuple[int, ...] | 
 
 
 def measure_steps(
-    models: Iterable[tuple[int, "ArithmeticTransformer"]],
+    weights: Iterable[tuple[int, Mapping[str, Tensor]]],
+    model: "ArithmeticTransformer",
     task: Task,
     measures: Sequence[Measure],
     keys: Sequence[int] | None,
 ) -> dict[str, xr.DataArray]:
-    """Each measure at each step, one model in memory at a time.
+    """Each measure at each step.
 
     Args:
-        models: step and model; the model may be one object whose weights change.
+        weights: step and state dict; read when there is a thread for them.
+        model: whose weights are replaced by those of a step.
         task: with its split.
         measures: that apply.
         keys: the key frequencies to use at every step; see fixed_keys.
 
     Returns:
-        name -> DataArray with `step` as its first dim; nothing where there is no model.
+        name -> DataArray with `step` as its first dim; nothing where there are no weights.
     """
-    machine.keep_memory()  # every checkpoint takes the same large blocks anew
-    found: dict[str, list[xr.DataArray]] = {each.name: [] for each in measures}
-    steps: list[int] = []
-    for step, model in models:
-        steps.append(step)
-        subject = Subject(model, task, keys)
-        for each in measures:
-            found[each.name].append(each(subject))
-    if not steps:
+    found = list(_side_by_side(weights, model, task, measures, keys))
+    if not found:
         return {}
-    along = xr.Variable("step", np.array(steps, dtype=np.int64), {"units": "steps"})
+    steps = np.array([step for step, _ in found], dtype=np.int64)
+    along = xr.Variable("step", steps, {"units": "steps"})
     return {
-        name: xr.concat(
-            parts,
+        each.name: xr.concat(
+            [arrays[each.name] for _, arrays in found],
             dim=along,
             join="exact",
             coords="minimal",
             compat="override",
             combine_attrs="drop_conflicts",
         )
-        for name, parts in found.items()
+        for each in measures
     }
+
+
+Measured = tuple[int, dict[str, xr.DataArray]]
+
+
+def _side_by_side(
+    weights: Iterable[tuple[int, Mapping[str, Tensor]]],
+    model: "ArithmeticTransformer",
+    task: Task,
+    measures: Sequence[Measure],
+    keys: Sequence[int] | None,
+) -> Iterator[Measured]:
+    """Step and measures, in the order of the weights."""
+    where, threads = model.embed.W_E.device, torch.get_num_threads()
+    n = min(threads, SIDE_BY_SIDE) if where.type == "cpu" else 1
+    idle: SimpleQueue[ArithmeticTransformer] = SimpleQueue()
+    for own in (model, *(copy.deepcopy(model) for _ in range(n - 1))):
+        idle.put(own)
+
+    def measured(step: int, tensors: Mapping[str, Tensor]) -> Measured:
+        own = idle.get()
+        try:
+            own.load_state_dict(tensors)
+            subject = Subject(own, task, keys)
+            return step, {each.name: each(subject) for each in measures}
+        finally:
+            idle.put(own)
+
+    own_threads = threads // n
+    with (
+        machine.prepared(where, own_threads),
+        ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(own_threads,)) as pool,
+    ):
+        begun: deque[Future[Measured]] = deque()
+        try:
+            for count, (step, tensors) in enumerate(weights, start=1):
+                begun.append(pool.submit(measured, step, tensors))
+                if count % BETWEEN_GIVING_BACK == 0:
+                    machine.give_memory_back()
+                if len(begun) > n:  # one more than are measured waits
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for each in begun:  # after an interrupt nothing more begins
+                each.cancel()

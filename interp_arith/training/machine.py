@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -77,9 +78,23 @@ def keep_memory() -> bool:
     A step of training, or a checkpoint that is measured, frees and takes the same large blocks each time. Handed back
     to the system and taken anew, every page of them is zeroed again, which can cost more than the arithmetic.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl does not
+    mallopt = _of_glibc("mallopt")
     if mallopt is None:
         return False
     return all(mallopt(what, _KEPT_BYTES) == 1 for what in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
+
+
+def give_memory_back() -> None:
+    """Let the C library hand what is free to the system.
+
+    Small results that outlive a checkpoint come to lie between its freed blocks, into which the next one's no longer
+    fit: 13 MB more each time, if they are kept.
+    """
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any | None:
+    """A function of glibc; None where another library takes its place."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

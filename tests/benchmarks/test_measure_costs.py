@@ -47,7 +47,8 @@ def test_every_measure_that_is_not_dear_is_timed_and_totals_are_told(monkeypatch
     assert "peak memory: " in told
 
 
-def test_random_models_differ():
-    models = costs.random_models(ModularArithmetic(p=7))
-    first = next(models).embed.W_E.clone()
-    assert not (first == next(models).embed.W_E).any()
+def test_random_weights_differ():
+    model = build_model(ModelConfig(d_model=8, n_heads=1, d_mlp=4), ModularArithmetic(p=7))
+    weights = costs.random_weights(model)
+    first, second = (next(weights)["embed.W_E"] for _ in range(2))
+    assert not (first == second).any()

@@ -1,5 +1,6 @@
 """Device, threads and memory."""
 
+import os
 import subprocess
 import sys
 
@@ -60,6 +61,30 @@ print(kept, before, faults())
     is_told = sys.platform.startswith("linux")
     assert kept == str(is_told)
     assert int(after) < int(before) / 100 or not is_told
+
+
+def test_memory_that_was_kept_between_small_results_is_given_back_on_request():
+    code = """
+import torch
+from interp_arith.training import machine
+def resident():
+    return int(open('/proc/self/statm').read().split()[1])
+machine.keep_memory()
+blocks, results = [], []
+for _ in range(200):
+    blocks.append(torch.ones(250_000)); results.append(torch.ones(250))
+full = resident()
+blocks.clear(); kept = resident(); machine.give_memory_back()
+print(full, kept, resident())
+"""
+    if not sys.platform.startswith("linux"):
+        assert machine.give_memory_back() is None  # nothing to ask, and no error
+        return
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    full, kept, given_back = map(int, out.split())
+    pages = 200 * 1_000_000 // os.sysconf("SC_PAGE_SIZE")
+    assert kept > full - pages / 10
+    assert given_back < full - 9 / 10 * pages
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
