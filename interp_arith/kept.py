@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from interp_arith.bars import bar
 from interp_arith.interp.base import Measure
 from interp_arith.interp.measures import MEASURES
 from interp_arith.interp.trajectory import fixed_keys, measure_steps
@@ -95,21 +96,23 @@ def measure_checkpoints(
     """
     kept = {m.name: _still_true(directory.read_measure(m.name), m, task, keys, checkpoints) for m in measures}
     missing = {name: _missing(found, checkpoints) for name, found in kept.items()}
-    for wanted in {
-        tuple(c.step for c in lacking): lacking for lacking in missing.values() if lacking
-    }.values():
-        group = [m for m in measures if missing[m.name] == wanted]
-        waiting = deque(wanted)
-        while waiting:
-            hashes: dict[int, str] = {}
-            taken = measure_steps(_weights(waiting, weights_of, hashes), model, task, group, keys)
-            if any("keys" in each.rests_on for each in group):
-                keep_keys(directory, last, keys)
-            for each in (m for m in group if m.name in taken):
-                fresh = taken[each.name].assign_coords({CHECKPOINT: ("step", list(hashes.values()))})
-                whole = _joined(kept[each.name], fresh.assign_attrs(rests_on(each, task, keys)))
-                kept[each.name] = whole
-                directory.write_measure(each.name, bytes(whole.to_dataset().to_netcdf(engine="h5netcdf")))
+    groups = {tuple(c.step for c in lacking): lacking for lacking in missing.values() if lacking}.values()
+    total, done = sum(map(len, groups)), 0
+    with bar("measuring checkpoints", is_shown=total > 0) as told:
+        for wanted in groups:
+            group = [m for m in measures if missing[m.name] == wanted]
+            waiting, done = deque(wanted), done + len(wanted)
+            while waiting:
+                hashes: dict[int, str] = {}
+                weights = _weights(waiting, weights_of, hashes, lambda n, done=done: told(done - n, total))
+                taken = measure_steps(weights, model, task, group, keys)
+                if any("keys" in each.rests_on for each in group):
+                    keep_keys(directory, last, keys)
+                for each in (m for m in group if m.name in taken):
+                    fresh = taken[each.name].assign_coords({CHECKPOINT: ("step", list(hashes.values()))})
+                    whole = _joined(kept[each.name], fresh.assign_attrs(rests_on(each, task, keys)))
+                    kept[each.name] = whole
+                    directory.write_measure(each.name, bytes(whole.to_dataset().to_netcdf(engine="h5netcdf")))
     wanted_steps = {c.step for c in checkpoints}
     arrays = {
         name: found.sel(step=[s for s in found["step"].to_numpy() if s in wanted_steps]).drop_vars(CHECKPOINT)
@@ -135,10 +138,15 @@ def _weights(
     waiting: deque[Checkpoint],
     weights_of: Callable[[Checkpoint], Mapping[str, Tensor] | None],
     hashes: dict[int, str],
+    told: Callable[[int], None],
 ) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-    """Step and weights of checkpoints that are whole, as many as there is time for; their hashes are noted."""
+    """Step and weights of checkpoints that are whole, as many as there is time for.
+
+    Their hashes are noted, and how many wait is told.
+    """
     end = time.monotonic() + SECONDS_AT_RISK
     while waiting:
+        told(len(waiting))
         checkpoint = waiting.popleft()
         weights = weights_of(checkpoint)
         if weights is not None:

@@ -34,7 +34,7 @@ LAYERS = """
     interp.trajectory interp.live interp.activations interp.one_question interp.switches interp
     figures.curves figures.panels figures.sweeps figures.progress figures.frequencies figures.attention_grids
     figures.lengths figures.adders figures.circuits figures.questions figures
-    kept kept_activations run_card run bars runs comparison report_adders report
+    bars kept kept_activations run_card run runs comparison report_adders report
     generation tables overrides importing grid workers sweep_results sweep
     commands.parsing commands.presets commands.train commands.evaluate commands.generate commands.data
     commands.inspect_data commands.runs commands.sweep commands.import_weights commands.measure commands.report

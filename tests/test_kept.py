@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -120,6 +121,25 @@ def test_what_was_taken_before_a_process_died_is_kept(run, taken, monkeypatch):
     taken.clear()
     assert run.measure(CHEAP)["step"].to_numpy().tolist() == run.steps
     assert {step for _, step in taken} == set(run.steps[3:])
+
+
+def test_a_bar_counts_the_checkpoints_that_are_measured_and_no_others(run, monkeypatch):
+    told: list[tuple[int, int]] = []
+    shown: list[bool] = []
+
+    @contextmanager
+    def noting(title, is_shown):
+        shown.append(is_shown)
+        yield lambda done, total: told.append((done, total))
+
+    run.measure(["train_loss"], steps=run.steps[:2])
+    monkeypatch.setattr("interp_arith.kept.bar", noting)
+    run.measure(["train_loss", "weight_norm"])  # two steps less of the one than of the other
+    n = len(run.steps)
+    assert told == [(done, 2 * n - 2) for done in range(2 * n - 2)]
+    run.measure(["train_loss", "weight_norm"])
+    assert len(told) == 2 * n - 2
+    assert shown == [True, False]
 
 
 def test_new_checkpoints_extend_what_is_kept(tmp_path, taken):
