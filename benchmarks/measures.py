@@ -117,7 +117,7 @@ def main() -> None:
     print(f"one after the other: {median(sum(row.values()) for row in rows):.3f} s each")
     for n in arguments.checkpoints:
         begun, processor = time.perf_counter(), time.process_time()
-        measure_steps(islice(enumerate(weights), n), model, task, chosen, keys)
+        measure_steps(islice(enumerate(weights), n), model, task, chosen, keys, [])
         total, processor = time.perf_counter() - begun, time.process_time() - processor
         print(
             f"{n} checkpoints: {total:.1f} s, {total / n:.3f} s each; "

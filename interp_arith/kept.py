@@ -17,7 +17,7 @@ from torch import Tensor
 from interp_arith.bars import bar
 from interp_arith.interp.base import Measure
 from interp_arith.interp.measures import MEASURES
-from interp_arith.interp.trajectory import fixed_keys, measure_steps
+from interp_arith.interp.trajectory import Measured, fixed_keys, measure_steps, over_steps
 from interp_arith.storage import Checkpoint, RunDirectory
 from interp_arith.tasks.base import SampledTask, Task
 
@@ -98,21 +98,30 @@ def measure_checkpoints(
     missing = {name: _missing(found, checkpoints) for name, found in kept.items()}
     groups = {tuple(c.step for c in lacking): lacking for lacking in missing.values() if lacking}.values()
     total, done = sum(map(len, groups)), 0
+    hashes = {c.step: c.sha256 for c in checkpoints}
     with bar("measuring checkpoints", is_shown=total > 0) as told:
         for wanted in groups:
             group = [m for m in measures if missing[m.name] == wanted]
             waiting, done = deque(wanted), done + len(wanted)
             while waiting:
-                hashes: dict[int, str] = {}
-                weights = _weights(waiting, weights_of, hashes, lambda n, done=done: told(done - n, total))
-                taken = measure_steps(weights, model, task, group, keys)
-                if any("keys" in each.rests_on for each in group):
-                    keep_keys(directory, last, keys)
-                for each in (m for m in group if m.name in taken):
-                    fresh = taken[each.name].assign_coords({CHECKPOINT: ("step", list(hashes.values()))})
-                    whole = _joined(kept[each.name], fresh.assign_attrs(rests_on(each, task, keys)))
-                    kept[each.name] = whole
-                    directory.write_measure(each.name, bytes(whole.to_dataset().to_netcdf(engine="h5netcdf")))
+                weights = _weights(waiting, weights_of, lambda n, done=done: told(done - n, total))
+                found: list[Measured] = []
+                try:
+                    measure_steps(weights, model, task, group, keys, found)
+                finally:  # an error or an interrupt loses nothing that was measured
+                    taken = over_steps(found)
+                    if taken and any("keys" in each.rests_on for each in group):
+                        keep_keys(directory, last, keys)
+                    for each in (m for m in group if m.name in taken):
+                        digests = (
+                            "step",
+                            [hashes[step] for step in taken[each.name]["step"].to_numpy().tolist()],
+                        )
+                        fresh = taken[each.name].assign_coords({CHECKPOINT: digests})
+                        whole = _joined(kept[each.name], fresh.assign_attrs(rests_on(each, task, keys)))
+                        kept[each.name] = whole
+                        file = bytes(whole.to_dataset().to_netcdf(engine="h5netcdf"))
+                        directory.write_measure(each.name, file)
     wanted_steps = {c.step for c in checkpoints}
     arrays = {
         name: found.sel(step=[s for s in found["step"].to_numpy() if s in wanted_steps]).drop_vars(CHECKPOINT)
@@ -137,20 +146,15 @@ def kept_measures(
 def _weights(
     waiting: deque[Checkpoint],
     weights_of: Callable[[Checkpoint], Mapping[str, Tensor] | None],
-    hashes: dict[int, str],
     told: Callable[[int], None],
 ) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-    """Step and weights of checkpoints that are whole, as many as there is time for.
-
-    Their hashes are noted, and how many wait is told.
-    """
+    """Step and weights of checkpoints that are whole, as many as there is time for; how many wait is told."""
     end = time.monotonic() + SECONDS_AT_RISK
     while waiting:
         told(len(waiting))
         checkpoint = waiting.popleft()
         weights = weights_of(checkpoint)
         if weights is not None:
-            hashes[checkpoint.step] = checkpoint.sha256
             yield checkpoint.step, weights
         if time.monotonic() >= end:
             return

@@ -199,13 +199,14 @@ class Run:
 
         Args:
             names: of MEASURES, or "phases"; all that apply and are not dear, unless given.
-            steps: of the trajectory; all, unless given.
+            steps: of the trajectory; all, unless given. Phases are of the whole trajectory, whatever is given.
             device: as in train.
 
         Raises:
             RequestError: a name is unknown or its measure does not apply, or there is no checkpoint at a step.
+            WorkError: none of the checkpoints is whole.
         """
-        wanted = None if names is None else list(dict.fromkeys(names))
+        wanted = [names] if isinstance(names, str) else None if names is None else list(dict.fromkeys(names))
         with_phases = wanted is None or "phases" in wanted
         named = None if wanted is None else [name for name in wanted if name != "phases"]
         chosen = MEASURES.chosen(named, self.task, self.config.model)
@@ -215,6 +216,8 @@ class Run:
             raise RequestError(f"phases does not apply: {reason}")
         kept = partial(self._kept, device=device)
         dataset = kept(chosen, self._checkpoints(steps))
+        if chosen and not dataset.sizes.get("step"):
+            raise WorkError(f"{self.path}: no checkpoint at these steps is whole; measure others")
         if with_phases and reason is None:
             over_all = kept(curves, self._checkpoints(None))
             dataset["phases"] = phases(

@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 
 from interp_arith import run as run_room
+from interp_arith.cli import main
 from interp_arith.comparison import measure_seeds
-from interp_arith.errors import RequestError
+from interp_arith.errors import RequestError, WorkError
 from interp_arith.interp import trajectory
 from interp_arith.interp.base import Measures, Subject
 from interp_arith.interp.measures import MEASURES, measure
@@ -52,13 +53,13 @@ def taken(monkeypatch) -> list[tuple[str, int]]:
     log: list[tuple[str, int]] = []
     steps = trajectory.measure_steps
 
-    def noting(weights, model, task, measures, keys):
+    def noting(weights, model, task, measures, keys, found):
         def noted():
             for step, tensors in weights:
                 log.extend((m.name, step) for m in measures)
                 yield step, tensors
 
-        return steps(noted(), model, task, measures, keys)
+        return steps(noted(), model, task, measures, keys, found)
 
     monkeypatch.setattr("interp_arith.kept.measure_steps", noting)
     return log
@@ -105,22 +106,39 @@ def test_some_steps_now_and_the_rest_later(run, taken):
     assert {step for _, step in taken} == set(run.steps) - set(some)
 
 
-def test_what_was_taken_before_a_process_died_is_kept(run, taken, monkeypatch):
-    monkeypatch.setattr("interp_arith.kept.SECONDS_AT_RISK", 0.0)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_what_was_taken_before_an_interrupt_or_an_error_is_kept(run, taken, error):
     read = run.directory.read_weights
 
-    def dies_at_the_fourth(checkpoint):
+    def ends_at_the_fourth(checkpoint):
         if checkpoint.step == run.steps[3]:
-            raise KeyboardInterrupt
+            raise error
         return read(checkpoint)
 
-    with monkeypatch.context() as death:
-        death.setattr(run.directory, "read_weights", dies_at_the_fourth)
-        with pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as end:
+        end.setattr(run.directory, "read_weights", ends_at_the_fourth)
+        with pytest.raises(error):
             run.measure(CHEAP)
     taken.clear()
     assert run.measure(CHEAP)["step"].to_numpy().tolist() == run.steps
-    assert {step for _, step in taken} == set(run.steps[3:])
+    assert (
+        set(run.steps[3:]) <= {step for _, step in taken} <= set(run.steps[2:])
+    )  # the third had begun, or not
+
+
+def test_measures_are_written_while_others_are_still_to_be_taken(run, monkeypatch):
+    monkeypatch.setattr("interp_arith.kept.SECONDS_AT_RISK", 0.0)
+    read, kept = run.directory.read_weights, []
+
+    def noting(checkpoint):
+        found = run.directory.read_measure("train_loss")
+        kept.append([] if found is None else found["step"].to_numpy().tolist())
+        return read(checkpoint)
+
+    monkeypatch.setattr(run.directory, "read_weights", noting)
+    run.measure(["train_loss"])
+    reads = kept[-len(run.steps) :]  # the last one is read first, for the keys
+    assert reads == [run.steps[:n] for n in range(len(run.steps))]
 
 
 def test_a_bar_counts_the_checkpoints_that_are_measured_and_no_others(run, monkeypatch):
@@ -223,6 +241,30 @@ def test_a_damaged_checkpoint_is_left_out_and_named(run):
     with pytest.warns(UserWarning, match=rf"{file.name} is damaged: .*; step {bad} is left out"):
         found = run.measure(CHEAP)
     assert found["step"].to_numpy().tolist() == [step for step in run.steps if step != bad]
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged")
+def test_where_no_checkpoint_is_whole_that_is_said(run, capsys):
+    bad = run.steps[2]
+    (run.path / run.checkpoint(bad).file).write_bytes(b"")
+    with pytest.raises(WorkError, match="no checkpoint at these steps is whole"):
+        run.measure(CHEAP, steps=[bad])
+    assert main(["measure", str(run.path), "train_loss", "--step", str(bad)]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == f"interp-arith: {run.path}: no checkpoint at these steps is whole; measure others"
+
+
+def test_the_command_says_that_an_interrupt_loses_nothing(run, monkeypatch, capsys):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interp_arith.kept.measure_steps", interrupted)
+    assert main(["measure", str(run.path), "train_loss"]) == 130
+    assert "what was measured is kept; the same command goes on" in capsys.readouterr().err
+
+
+def test_one_name_needs_no_list(run):
+    assert list(run.measure("train_loss")) == ["train_loss"]
 
 
 def test_a_damaged_file_of_measures_is_written_anew(run):

@@ -56,7 +56,11 @@ def run(arguments: list[str]) -> None:
         found = load_run(run)
         MEASURES.chosen([name for name in names if name != "phases"], found.task, found.config.model)
         print(f"{found.path}: measuring what is not kept yet, if anything …", file=sys.stderr)
-        dataset = found.measure(names or None, step or None, device)
+        try:
+            dataset = found.measure(names or None, step or None, device)
+        except KeyboardInterrupt:
+            print(f"{found.path}: what was measured is kept; the same command goes on", file=sys.stderr)
+            raise
         _show(dataset)
         print(f"kept in {found.path}; in Python: ia.load_run({str(found.path)!r}).measure()")
 

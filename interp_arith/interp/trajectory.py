@@ -6,7 +6,7 @@ each take less than one after the other on two, and what Python does between the
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -43,14 +43,19 @@ def fixed_keys(model: "ArithmeticTransformer", task: Task) -> tuple[int, ...] | 
     return tuple(int(k) for k in is_key["freq"].to_numpy()[is_key.to_numpy()])
 
 
+Measured = tuple[int, dict[str, xr.DataArray]]
+"""A step, and its measures by name."""
+
+
 def measure_steps(
     weights: Iterable[tuple[int, Mapping[str, Tensor]]],
     model: "ArithmeticTransformer",
     task: Task,
     measures: Sequence[Measure],
     keys: Sequence[int] | None,
-) -> dict[str, xr.DataArray]:
-    """Each measure at each step.
+    found: list[Measured],
+) -> None:
+    """Take each measure at each step.
 
     Args:
         weights: step and state dict; read when there is a thread for them.
@@ -58,69 +63,58 @@ def measure_steps(
         task: with its split.
         measures: that apply.
         keys: the key frequencies to use at every step; see fixed_keys.
-
-    Returns:
-        name -> DataArray with `step` as its first dim; nothing where there are no weights.
+        found: where each step is put once it is measured, in any order; so it is there even if an error or an
+            interrupt ends the others.
     """
-    found = list(_side_by_side(weights, model, task, measures, keys))
+    where, threads = model.embed.W_E.device, torch.get_num_threads()
+    n = min(threads, SIDE_BY_SIDE) if where.type == "cpu" else 1
+    own_threads = threads // n
+    idle: SimpleQueue[ArithmeticTransformer] = SimpleQueue()
+    for own in (model, *(copy.deepcopy(model) for _ in range(n - 1))):
+        idle.put(own)
+
+    def measure(step: int, tensors: Mapping[str, Tensor]) -> None:
+        own = idle.get()
+        try:
+            own.load_state_dict(tensors)
+            subject = Subject(own, task, keys)
+            found.append((step, {each.name: each(subject) for each in measures}))
+        finally:
+            idle.put(own)
+
+    with (
+        machine.prepared(where, own_threads),
+        ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(own_threads,)) as pool,
+    ):
+        begun: deque[Future[None]] = deque()
+        try:
+            for count, (step, tensors) in enumerate(weights, start=1):
+                begun.append(pool.submit(measure, step, tensors))
+                if count % BETWEEN_GIVING_BACK == 0:
+                    machine.give_memory_back()
+                if len(begun) > n:  # one more than are measured waits
+                    begun.popleft().result()
+            while begun:
+                begun.popleft().result()
+        finally:
+            for each in begun:  # after an error or an interrupt nothing more begins
+                each.cancel()
+
+
+def over_steps(found: Sequence[Measured]) -> dict[str, xr.DataArray]:
+    """Name -> one array, with `step` as its first dim, ascending; nothing where no step was measured."""
     if not found:
         return {}
-    steps = np.array([step for step, _ in found], dtype=np.int64)
-    along = xr.Variable("step", steps, {"units": "steps"})
+    by_step = dict(sorted(found, key=lambda each: each[0]))
+    along = xr.Variable("step", np.array(list(by_step), dtype=np.int64), {"units": "steps"})
     return {
-        each.name: xr.concat(
-            [arrays[each.name] for _, arrays in found],
+        name: xr.concat(
+            [arrays[name] for arrays in by_step.values()],
             dim=along,
             join="exact",
             coords="minimal",
             compat="override",
             combine_attrs="drop_conflicts",
         )
-        for each in measures
+        for name in found[0][1]
     }
-
-
-Measured = tuple[int, dict[str, xr.DataArray]]
-
-
-def _side_by_side(
-    weights: Iterable[tuple[int, Mapping[str, Tensor]]],
-    model: "ArithmeticTransformer",
-    task: Task,
-    measures: Sequence[Measure],
-    keys: Sequence[int] | None,
-) -> Iterator[Measured]:
-    """Step and measures, in the order of the weights."""
-    where, threads = model.embed.W_E.device, torch.get_num_threads()
-    n = min(threads, SIDE_BY_SIDE) if where.type == "cpu" else 1
-    idle: SimpleQueue[ArithmeticTransformer] = SimpleQueue()
-    for own in (model, *(copy.deepcopy(model) for _ in range(n - 1))):
-        idle.put(own)
-
-    def measured(step: int, tensors: Mapping[str, Tensor]) -> Measured:
-        own = idle.get()
-        try:
-            own.load_state_dict(tensors)
-            subject = Subject(own, task, keys)
-            return step, {each.name: each(subject) for each in measures}
-        finally:
-            idle.put(own)
-
-    own_threads = threads // n
-    with (
-        machine.prepared(where, own_threads),
-        ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(own_threads,)) as pool,
-    ):
-        begun: deque[Future[Measured]] = deque()
-        try:
-            for count, (step, tensors) in enumerate(weights, start=1):
-                begun.append(pool.submit(measured, step, tensors))
-                if count % BETWEEN_GIVING_BACK == 0:
-                    machine.give_memory_back()
-                if len(begun) > n:  # one more than are measured waits
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        finally:
-            for each in begun:  # after an interrupt nothing more begins
-                each.cancel()

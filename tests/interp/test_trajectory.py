@@ -7,7 +7,7 @@ import xarray as xr
 from interp_arith.interp import trajectory
 from interp_arith.interp.base import Subject
 from interp_arith.interp.measures import MEASURES, measure
-from interp_arith.interp.trajectory import measure_steps
+from interp_arith.interp.trajectory import measure_steps, over_steps
 from interp_arith.models import ModelConfig, build_model
 from interp_arith.tasks import ModularArithmetic
 
@@ -26,6 +26,12 @@ def threads(request):
     torch.set_num_threads(before)
 
 
+def measured(given, measures, keys=None) -> dict[str, xr.DataArray]:
+    found = []
+    measure_steps(given, build_model(CONFIG, TASK).eval(), TASK, measures, keys, found)
+    return over_steps(found)
+
+
 def weights(n: int) -> list[tuple[int, dict[str, torch.Tensor]]]:
     generator = torch.Generator().manual_seed(0)
     model = build_model(CONFIG, TASK)
@@ -39,7 +45,7 @@ def weights(n: int) -> list[tuple[int, dict[str, torch.Tensor]]]:
 @pytest.mark.parametrize("threads", [1, 2, 5], indirect=True)
 def test_each_step_has_the_measures_of_its_own_weights_in_order(threads):
     given, model = weights(7), build_model(CONFIG, TASK).eval()
-    found = measure_steps(iter(given), model, TASK, CHOSEN, keys=(1, 3))
+    found = measured(iter(given), CHOSEN, keys=(1, 3))
     assert torch.get_num_threads() == threads
     for at, (step, tensors) in enumerate(given):
         model.load_state_dict(tensors)
@@ -56,9 +62,8 @@ def test_what_a_measure_raises_comes_out_and_threads_are_set_back(threads, monke
         raise MemoryError("no room for this")
 
     monkeypatch.setattr(trajectory, "SIDE_BY_SIDE", 2)
-    model = build_model(CONFIG, TASK).eval()
     with pytest.raises(MemoryError, match="no room for this"):
-        measure_steps(weights(3), model, TASK, [MEASURES["test_loss"], _replaced(broken)], keys=None)
+        measured(weights(3), [MEASURES["test_loss"], _replaced(broken)])
     assert torch.get_num_threads() == threads
 
 
@@ -69,22 +74,22 @@ def _replaced(take):
 
 @pytest.mark.parametrize("threads", [2], indirect=True)
 def test_weights_are_read_when_there_is_a_thread_for_them(threads):
-    measured: list[int] = []
+    done: list[int] = []
     ahead: list[int] = []
 
     def noting(subject: Subject) -> xr.DataArray:
-        measured.append(1)
+        done.append(1)
         return xr.DataArray(0.0)
 
     def read():
         for step, tensors in weights(8):
-            ahead.append(step // 10 - len(measured))
+            ahead.append(step // 10 - len(done))
             yield step, tensors
 
-    found = measure_steps(read(), build_model(CONFIG, TASK).eval(), TASK, [_replaced(noting)], keys=None)
+    found = measured(read(), [_replaced(noting)])
     assert found["noting"].sizes == {"step": 8}
     assert max(ahead) <= 2 + 1
 
 
 def test_no_weights_give_nothing():
-    assert measure_steps([], build_model(CONFIG, TASK).eval(), TASK, CHOSEN, keys=None) == {}
+    assert measured([], CHOSEN) == {}
