@@ -98,7 +98,7 @@ def measure_checkpoints(
     missing = {name: _missing(found, checkpoints) for name, found in kept.items()}
     groups = {tuple(c.step for c in lacking): lacking for lacking in missing.values() if lacking}.values()
     total, done = sum(map(len, groups)), 0
-    hashes = {c.step: c.sha256 for c in checkpoints}
+    hashes, by_name = {c.step: c.sha256 for c in checkpoints}, {m.name: m for m in measures}
     with bar("measuring checkpoints", is_shown=total > 0) as told:
         for wanted in groups:
             group = [m for m in measures if missing[m.name] == wanted]
@@ -109,19 +109,14 @@ def measure_checkpoints(
                 try:
                     measure_steps(weights, model, task, group, keys, found)
                 finally:  # an error or an interrupt loses nothing that was measured
-                    taken = over_steps(found)
-                    if taken and any("keys" in each.rests_on for each in group):
+                    if found and any("keys" in each.rests_on for each in group):
                         keep_keys(directory, last, keys)
-                    for each in (m for m in group if m.name in taken):
-                        digests = (
-                            "step",
-                            [hashes[step] for step in taken[each.name]["step"].to_numpy().tolist()],
-                        )
-                        fresh = taken[each.name].assign_coords({CHECKPOINT: digests})
-                        whole = _joined(kept[each.name], fresh.assign_attrs(rests_on(each, task, keys)))
-                        kept[each.name] = whole
-                        file = bytes(whole.to_dataset().to_netcdf(engine="h5netcdf"))
-                        directory.write_measure(each.name, file)
+                    for name, taken in over_steps(found).items():
+                        digests = [hashes[step] for step in taken["step"].to_numpy().tolist()]
+                        fresh = taken.assign_coords({CHECKPOINT: ("step", digests)})
+                        fresh = fresh.assign_attrs(rests_on(by_name[name], task, keys))
+                        kept[name] = whole = _joined(kept[name], fresh)
+                        directory.write_measure(name, bytes(whole.to_dataset().to_netcdf(engine="h5netcdf")))
     wanted_steps = {c.step for c in checkpoints}
     arrays = {
         name: found.sel(step=[s for s in found["step"].to_numpy() if s in wanted_steps]).drop_vars(CHECKPOINT)

@@ -121,9 +121,8 @@ def test_what_was_taken_before_an_interrupt_or_an_error_is_kept(run, taken, erro
             run.measure(CHEAP)
     taken.clear()
     assert run.measure(CHEAP)["step"].to_numpy().tolist() == run.steps
-    assert (
-        set(run.steps[3:]) <= {step for _, step in taken} <= set(run.steps[2:])
-    )  # the third had begun, or not
+    anew = {step for _, step in taken}
+    assert set(run.steps[3:]) <= anew <= set(run.steps[2:])  # the third had begun, or not
 
 
 def test_measures_are_written_while_others_are_still_to_be_taken(run, monkeypatch):

@@ -192,6 +192,13 @@ class TestFits:
         found = logits_with_rows(subject, rows)
         torch.testing.assert_close(found, hooked[:, -1].unflatten(0, (7, 7)), rtol=1e-5, atol=1e-4)
 
+    def test_heads_that_read_nothing_are_no_obstacle(self):
+        subject = small_subject(SMALL)
+        with torch.no_grad():
+            subject.model.blocks[0].attn.W_V.zero_()
+        found = logits_with_rows(subject, circle(7, 2, 16))
+        torch.testing.assert_close(found.double(), subject.get(cyclic_table).logits, rtol=1e-5, atol=1e-4)
+
 
 class TestDistanceIrrelevance:
     def test_two_by_two_worked_by_hand(self):
