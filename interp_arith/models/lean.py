@@ -290,7 +290,7 @@ def _narrowed(
     """Values in as few columns as the head with the most dimensions needs, and what each column writes."""
     by_head = rearrange(v, "pos token head d_head -> head (pos token) d_head").double()
     along, sizes, directions = torch.linalg.svd(by_head, full_matrices=False)
-    rank = max(1, int((sizes > _NO_SIZE * sizes[:, :1]).sum(dim=1).amax()))  # 1 where nothing is read at all
+    rank = int((sizes > _NO_SIZE * sizes[:, :1]).sum(dim=1).amax())
     columns = (along * sizes[:, None])[..., :rank].to(v.dtype)
     narrow = rearrange(columns, "head (pos token) rank -> pos token head rank", pos=len(v))
     return narrow.contiguous(), directions[:, :rank].to(W_O.dtype) @ W_O
