@@ -1,9 +1,11 @@
 """One thread and no deadlines, so that tests repeat; `tests/` on the path, for `from oracles import …`.
 
 `pytest --external DIR` adds the tests of a published model that may not be carried along, in that folder. Tests in a
-real browser run where there is a Chromium, and fail without one where `--browser` asks for them, as CI does.
+real browser run where there is a Chromium, and fail without one where `--browser` asks for them, as CI does. Without
+a GPU its kernels are run by Triton's interpreter, which is chosen when Triton is imported.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -27,6 +29,8 @@ CHROMIUM_OPTIONS = [
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 

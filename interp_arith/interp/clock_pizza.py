@@ -21,7 +21,8 @@ from interp_arith.interp.forward import BATCH, device, in_eval_mode
 from interp_arith.interp.fourier import planes
 from interp_arith.interp.keys import keys_of, logit_variance_explained
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.lean import answer_logits, is_linear_but_for_neurons, narrow_logits
+from interp_arith.models.folded import is_linear_but_for_neurons
+from interp_arith.models.lean import answer_logits, narrow_logits
 from interp_arith.tasks.base import Task
 from interp_arith.tasks.modular import ModularArithmetic
 from interp_arith.tasks.sampling import drawn_triples

@@ -16,11 +16,10 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from interp_arith.models.config import ModelConfig
+from interp_arith.models.folded import fold, logits_of
 from interp_arith.models.layer import (
-    ACTIVATIONS,
     Parameters,
     at,
     attend,
@@ -32,7 +31,6 @@ from interp_arith.models.layer import (
     project,
 )
 from interp_arith.models.lookup import (
-    ALIGNED,
     entries,
     one_hot_entries,
     one_hot_rows,
@@ -69,9 +67,6 @@ def answer_logits(
         ids: what `config.positions.ids` gives; needed where positions follow digits.
         asker: the token at the first answer position, where it is the same in every question.
     """
-    one_answer = len(answer_positions) == 1 and config.attention_coefficient == 1
-    if mapped and asker is not None and one_answer and is_linear_but_for_neurons(config):
-        return _folded(config, parameters, tokens[:, : answer_positions[0] + 1], asker)
     residual, block = before_last_mlp(
         config, parameters, tokens, answer_positions, mapped=mapped, ids=ids, asker=asker
     )
@@ -132,7 +127,7 @@ class LastQuery:
 def last_query(config: ModelConfig, parameters: Parameters, tokens: Int[Tensor, "batch pos"]) -> LastQuery:
     """What the last position asks of the first layer; on a CPU, and not where positions follow digits."""
     last = tokens.shape[1] - 1
-    table, q, k, v = _tables(config, parameters, block_of(parameters, 0), tokens, range(last, last + 1))
+    table, q, k, v = tables(config, parameters, block_of(parameters, 0), tokens, range(last, last + 1))
     return _one_query(config, table[last], q[0], k, v, tokens)
 
 
@@ -168,7 +163,7 @@ def _first_attention(
     asker: int | None,
 ) -> tuple[Float[Tensor, "batch query d_model"], Float[Tensor, "batch query head d_head"]]:
     """The residual stream where the first layer asks, and what its heads read."""
-    table, q, k, v = _tables(config, parameters, block, tokens, queries)
+    table, q, k, v = tables(config, parameters, block, tokens, queries)
     if len(queries) == 1:
         asking, seen = at(table, queries, axis=0)[0], tokens[:, : queries.stop]
         if not mapped:
@@ -183,7 +178,7 @@ def _first_attention(
     return residual, attend(config, q, k, v, queries)
 
 
-def _tables(
+def tables(
     config: ModelConfig,
     parameters: Parameters,
     block: Parameters,
@@ -243,30 +238,22 @@ def _one_asker(
     Σ_p eˢ v / Σ_p eˢ, two sums of rows of a table, and no key or value of a single question is ever written. Were
     all scores of a question more than 127 below the largest of the table, both sums would be zero and the loss NaN.
     """
-    n_pos, (n_heads, d_head) = tokens.shape[1], q.shape
-    scores = (q * k[:n_pos]).sum(dim=-1) / math.sqrt(d_head)
-    weights = (scores - (scores.detach().amax(dim=(0, 1)) - _HEADROOM)).exp()
-    sums = torch.cat([(weights[..., None] * v[:n_pos]).flatten(2), weights], dim=-1)
+    n_pos = tokens.shape[1]
+    sums = summands(q, k[:n_pos], v[:n_pos])
     found = one_hot_sums(sums[:-1], tokens[:, :-1]) + sums[-1, asker]
-    read, total = found.split([n_heads * d_head, n_heads], dim=-1)
-    return read.unflatten(-1, (n_heads, d_head)) / total[..., None]
+    read, total = found.split([q.numel(), len(q)], dim=-1)
+    return read.unflatten(-1, q.shape) / total[..., None]
 
 
-def is_linear_but_for_neurons(config: ModelConfig) -> bool:
-    """Whether one layer of attention and one of neurons is all that a model has, with nothing normed."""
-    plain_neurons = not (config.attention_only or config.gated) and config.mlp_depth == 2
-    one_layer = config.n_layers == 1 and not config.positions.reads_digits
-    return one_layer and plain_neurons and config.normalization == "none"
-
-
-def _folded(
-    config: ModelConfig, parameters: Parameters, tokens: Int[Tensor, "batch pos"], asker: int
-) -> Float[Tensor, "batch 1 d_vocab_out"]:
-    """`answer_logits` where `_one_asker` and `_behind_heads` hold: on a GPU, where the same token always asks."""
-    block, last = block_of(parameters, 0), tokens.shape[1] - 1
-    table, q, k, v = _tables(config, parameters, block, tokens, range(last, last + 1))
-    z = _one_asker(q[0, asker], k, v, tokens, asker)
-    return _behind_heads(config, parameters, z, block["attn.W_O"], table[last, asker])[:, None]
+def summands(
+    q: Float[Tensor, "head d_head"],
+    k: Float[Tensor, "pos token head d_head"],
+    v: Float[Tensor, "pos token head d_head"],
+) -> Float[Tensor, "pos token col"]:
+    """eˢ v and eˢ of every head, for each pair of position and token."""
+    scores = (q * k).sum(dim=-1) / math.sqrt(q.shape[-1])
+    weights = (scores - (scores.detach().amax(dim=(0, 1)) - _HEADROOM)).exp()
+    return torch.cat([(weights[..., None] * v).flatten(2), weights], dim=-1)
 
 
 def narrow_logits(
@@ -278,10 +265,10 @@ def narrow_logits(
     the neurons. For a CPU, where `is_linear_but_for_neurons` holds and the same token always stands last.
     """
     block, last = block_of(parameters, 0), tokens.shape[1] - 1
-    table, q, k, v = _tables(config, parameters, block, tokens, range(last, last + 1))
+    table, q, k, v = tables(config, parameters, block, tokens, range(last, last + 1))
     v, W_O = _narrowed(v, block["attn.W_O"])
-    z = _one_query(config, table[last], q[0], k, v, tokens).read[:, 0]
-    return _behind_heads(config, parameters, z, W_O, table[last, asker])
+    read = _one_query(config, table[last], q[0], k, v, tokens).read[:, 0]
+    return logits_of(fold(config, parameters, W_O, table[last, asker]), read.flatten(1), config.activation)
 
 
 def _narrowed(
@@ -294,46 +281,6 @@ def _narrowed(
     columns = (along * sizes[:, None])[..., :rank].to(v.dtype)
     narrow = rearrange(columns, "head (pos token) rank -> pos token head rank", pos=len(v))
     return narrow.contiguous(), directions[:, :rank].to(W_O.dtype) @ W_O
-
-
-def _behind_heads(
-    config: ModelConfig,
-    parameters: Parameters,
-    z: Float[Tensor, "batch head d_head"],
-    W_O: Float[Tensor, "head d_head d_model"],
-    asking: Float[Tensor, " d_model"],
-) -> Float[Tensor, "batch d_vocab_out"]:
-    """Logits from what the heads read, where `is_linear_but_for_neurons` holds.
-
-    What lies between heads, neurons and logits is linear. So the products are of matrices, once for all questions,
-    and the residual stream of a single question is never written:
-
-        neurons = act(read · (W W_in)),   logits = read · (W W_U) + neurons · (W_out W_U)
-
-    where `read` is what the heads read and a 1, and the rows of W are what each adds to the residual stream: W_O, and
-    the asking token's embedding with the biases. Rows are padded with zeros, as in `one_hot_sums`.
-    """
-    block, z = block_of(parameters, 0), z.flatten(1)
-    width = z.shape[1]
-    padding = -(width + 1) % ALIGNED
-    read = functional.pad(functional.pad(z, (0, 1), value=1.0), (0, padding))
-    start = asking + block.get("attn.b_O", 0.0)
-    W = functional.pad(torch.cat([W_O.flatten(0, 1), start[None]]), (0, 0, 0, padding))
-    W_U = parameters["embed.W_E"].mT if config.tied else parameters["unembed.W_U"]
-    n_logits = W_U.shape[1]
-    W_U = functional.pad(W_U, (0, -n_logits % ALIGNED))
-
-    def with_bias(product: Tensor, bias: Tensor | None) -> Tensor:
-        return product if bias is None else product + functional.pad(bias[None], (0, 0, width, padding))
-
-    W_fire = with_bias(W @ block["mlp.W_in"], block.get("mlp.b_in"))
-    fired = ACTIVATIONS[config.activation](read @ W_fire)
-    b_U, b_out = parameters.get("unembed.b_U"), block.get("mlp.b_out")
-    into_logits = with_bias(W @ W_U, None if b_out is None else b_out @ W_U)
-    into_logits = with_bias(
-        into_logits, None if b_U is None else functional.pad(b_U, (0, -n_logits % ALIGNED))
-    )
-    return (read @ into_logits + fired @ (block["mlp.W_out"] @ W_U))[:, :n_logits]
 
 
 def _together(

@@ -58,8 +58,15 @@ def one_hot_sums(
     """
     n_tokens, n_columns = table.shape[1:]
     padded = functional.pad(table, (0, -n_columns % ALIGNED, 0, -n_tokens % ALIGNED))
-    one_hot = tokens[..., None] == torch.arange(padded.shape[1], device=tokens.device)
-    return (one_hot.to(table.dtype).flatten(1) @ padded.flatten(0, 1))[:, :n_columns]
+    return (one_hot(tokens, n_tokens, table.dtype) @ padded.flatten(0, 1))[:, :n_columns]
+
+
+def one_hot(
+    tokens: Int[Tensor, "*seed batch pos"], n_tokens: int, dtype: torch.dtype
+) -> Float[Tensor, "*seed batch entry"]:
+    """A question's one-hot vectors one after the other, each padded to a length that a GPU takes at full speed."""
+    numbers = torch.arange(n_tokens + -n_tokens % ALIGNED, device=tokens.device)
+    return (tokens[..., None] == numbers).to(dtype).flatten(-2)
 
 
 def pair_rows(

@@ -81,8 +81,9 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
 class _FusedCrossEntropy(torch.autograd.Function):
     """The same where kernels are compiled: nothing of the table's size is kept in float64, nothing is scattered.
 
-    A GPU takes long for exponentials in float64. So those of float32 logits, less the largest of a row, are float32,
-    right to 1e-6 relative; sums, the logarithm and the difference of a probability and 1 are float64.
+    A GPU takes long for exponentials and quotients in float64. So exponentials of float32 logits, less the largest of
+    a row, are float32, right to 1e-6 relative; sums, the logarithm, one reciprocal a row and the difference of a
+    probability and 1 are float64.
     """
 
     @staticmethod
@@ -98,7 +99,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
         (logits, top, total, targets, mask), (gradient,) = ctx.saved_tensors, gradients
         is_right = targets[..., None] == torch.arange(logits.shape[-1], device=logits.device)
-        slopes = _exponentials(logits, top) / total - is_right.double()
+        slopes = _exponentials(logits, top) * (1 / total) - is_right.double()
         return (slopes * (mask * gradient[..., None, None])[..., None]).to(logits.dtype), None, None
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.lean import answer_logits
 from interp_arith.models.position_scheme import Ids
+from interp_arith.models.stacked import is_stackable, stacked_logits
 from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Examples
 
@@ -70,6 +71,8 @@ def logits(
             config, parameters, tokens, answer_positions, mapped=mapped, ids=ids, asker=asker
         )
 
+    if mapped and asker is not None and is_stackable(config, len(answer_positions)):
+        return stacked_logits(config, parameters, tokens[..., : answer_positions[0] + 1], asker)
     ids = dict(ids or {})
     if mapped:
         return torch.vmap(one)(dict(parameters), tokens, ids)
