@@ -17,7 +17,7 @@ class DamagedFileError(WorkError):
     """A file of a run is missing, cut short or altered."""
 
 
-def write_atomically(file: Path, data: bytes) -> None:
+def write_atomically(file: Path, data: bytes | memoryview) -> None:
     """Write to a temporary name, flush to disk, rename, flush the folder.
 
     Raises:
@@ -146,6 +146,6 @@ def read_checked(file: Path, digest: str) -> bytes:
     return data
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | memoryview) -> str:
     """The hash, in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()

@@ -300,8 +300,13 @@ class RunDirectory:
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         # The archive ends with the length of its comment, 0; the 64 digits of the hash become the comment.
-        data = buffer.getvalue()[:-2] + (64).to_bytes(2, "little")
-        write_atomically(self.path / "state" / f"step-{step:08d}.pt", data + sha256(data).encode())
+        buffer.seek(-2, io.SEEK_END)
+        buffer.write((64).to_bytes(2, "little"))
+        with buffer.getbuffer() as view:
+            digest = sha256(view)
+        buffer.write(digest.encode())
+        with buffer.getbuffer() as view:
+            write_atomically(self.path / "state" / f"step-{step:08d}.pt", view)
         for file in self._state_files()[:-keep]:
             file.unlink()
 

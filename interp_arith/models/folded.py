@@ -78,7 +78,10 @@ def logits_of(
 
 
 def sum_of_rows(x: Float[Tensor, "*seed batch col"]) -> Float[Tensor, "*seed col"]:
-    """Their sum as a product: a GPU adds up a few columns of many rows slowly, all the more within another kernel."""
+    """Their sum as a product, rounded as products are.
+
+    A GPU adds up a few columns of many rows slowly, all the more within another kernel.
+    """
     return (x.new_ones(1, x.shape[-2]) @ x)[..., 0, :]
 
 

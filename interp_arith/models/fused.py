@@ -4,6 +4,7 @@ A GPU computes 128 models of 512 neurons in less time than it takes to write and
 compute them where they are needed, forward and backward.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional
 from interp_arith.lazy import Lazy
 from interp_arith.models.folded import Folded, sum_of_rows
 
-kernels = Lazy("interp_arith.models.neuron_kernels")  # Triton comes with PyTorch's builds for GPUs alone
+kernels = Lazy("interp_arith.models.neuron_kernels")  # needs Triton, which not every build of PyTorch brings
 
 _NARROWEST, _WIDEST = 16, 128  # numbers in a row of a block
 _ROOM = 200_000  # bytes of shared memory: those of an H100 or later
@@ -25,17 +26,21 @@ _BY_NEURONS = {"ROWS": 64, "NEURONS": _NEURONS, "num_warps": 8, "num_stages": 3}
 
 
 def fits(folded: Folded, read: Float[Tensor, "seed batch width"]) -> bool:
-    """Whether the kernels compute this: bfloat16, sizes that they hold, a GPU with room for their blocks."""
+    """Whether the kernels compute this: bfloat16, sizes that they hold, a GPU with room for their blocks.
+
+    Only where the step is compiled: what could not be compiled is computed without Triton.
+    """
     width, d_mlp = folded.W_fire.shape[-2:]
     whole = width == _padded(width) and d_mlp % _NEURONS == 0
     narrow = max(width, folded.W_out.shape[-1]) <= _WIDEST
-    return folded.W_fire.dtype == torch.bfloat16 and whole and narrow and _room(read.device) >= _ROOM
+    wanted = torch.compiler.is_compiling() and folded.W_fire.dtype == torch.bfloat16
+    return wanted and whole and narrow and _room(read.device) >= _ROOM
 
 
 @torch.compiler.assume_constant_result
 def _room(device: torch.device) -> int:
-    """Bytes of shared memory that one block can have on an NVIDIA GPU; 0 elsewhere."""
-    if device.type != "cuda" or torch.version.cuda is None:
+    """Bytes of shared memory that one block can have on an NVIDIA GPU; 0 elsewhere, and without Triton."""
+    if device.type != "cuda" or torch.version.cuda is None or find_spec("triton") is None:
         return 0
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
@@ -162,7 +167,7 @@ def _(
     activation: str,
 ):
     fire, bias, out = (x.new_empty(x.shape, dtype=torch.float32) for x in (W_fire.mT, b_fire, W_out))
-    return torch.empty_like(read), fire, bias, out
+    return read.new_empty(read.shape), fire, bias, out
 
 
 def _sizes(W_fire: Tensor, W_out: Tensor, activation: str) -> dict[str, Any]:

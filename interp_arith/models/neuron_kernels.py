@@ -15,9 +15,10 @@ import triton.language as tl
 def fire(x, ACTIVATION: tl.constexpr):
     """What a neuron puts out."""
     if ACTIVATION == "relu":
-        return tl.maximum(x, 0.0)
+        return tl.where(x < 0, 0.0, x)  # NaN stays
     if ACTIVATION == "gelu":
         return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
+    tl.static_assert(ACTIVATION == "silu")
     return x * tl.sigmoid(x)
 
 
@@ -29,6 +30,7 @@ def slope_of(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == "gelu":
         density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
         return 0.5 * (1.0 + tl.math.erf(x * 0.7071067811865476)) + x * density
+    tl.static_assert(ACTIVATION == "silu")
     gate = tl.sigmoid(x)
     return gate * (1.0 + x * (1.0 - gate))
 

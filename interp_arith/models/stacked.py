@@ -1,7 +1,7 @@
 """Logits of many models at once on a GPU, where one layer without norms is all they have and the same token asks.
 
-There a step waits for memory. So of a single question only what the heads read and the logits are written: scores
-belong to tokens and positions, and what lies behind the heads is folded.
+There a step waits for memory. So no score, value or residual stream of a single question is written: scores belong to
+tokens and positions, and what lies behind the heads is folded. In bfloat16 no neuron is written either (`fused`).
 """
 
 from collections.abc import Mapping

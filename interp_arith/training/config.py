@@ -73,7 +73,7 @@ class CheckpointPlan(Choice):
     best_metric: str = "test_loss"
     """What makes one the best: the least for a loss, the greatest for anything else."""
     state_every: int = Field(default=100, ge=1)
-    """Steps between full states to resume from."""
+    """Steps between full states to resume from; on a GPU none within 10 seconds of the last, or the start."""
 
     def is_due(self, step: int, total_steps: int) -> bool:
         """Whether the trajectory keeps this step."""

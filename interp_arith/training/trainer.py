@@ -265,7 +265,8 @@ class Trainer:
                     keep_weights, self._lanes, self._step, records, weights, checkpoint, self._writer.each
                 )
             )
-        if self._is_state_due(self._step) or any(self._is_done(lane) for lane in self._lanes):
+        waited = time.perf_counter() - self._clock >= self._writer.seconds_between_states
+        if (waited and self._is_state_due(self._step)) or any(self._is_done(lane) for lane in self._lanes):
             self._save_states()
             self._retire()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import random_weights
 
-from interp_arith.models import build_model, fused, neuron_kernels
+from interp_arith.models import build_model, fused
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.folded import Folded, logits_of
 from interp_arith.models.stacked import is_stackable
@@ -16,9 +16,9 @@ from interp_arith.tasks.scoring import cross_entropy
 from interp_arith.training import ensemble
 from interp_arith.training import step as training_step
 
-ON_GPU = (
-    torch.cuda.is_available()
-)  # elsewhere Triton's interpreter runs the kernels, in float32 (conftest.py)
+neuron_kernels = pytest.importorskip("interp_arith.models.neuron_kernels", reason="there is no Triton")
+ON_GPU = torch.cuda.is_available()
+"""Elsewhere Triton's interpreter runs the kernels, in float32 (conftest.py)."""
 SMALL = ModelConfig(d_model=32, n_heads=2, d_head=16, d_mlp=128)
 CONFIGS = {
     "relu": SMALL,
@@ -124,13 +124,27 @@ def with_gradients(way, folded, read, activation, dtype, device):
 
 @pytest.mark.parametrize(("n_seeds", "width", "d_mlp", "n_logits"), [(2, 32, 128, 13), (1, 128, 256, 113)])
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
-def test_the_kernels_compute_logits_and_gradients(activation, n_seeds, width, d_mlp, n_logits):
+@pytest.mark.parametrize(
+    "blocks_wanted", [1, 4, 128]
+)  # one sum over all rows, two, one for each block of them
+def test_the_kernels_compute_logits_and_gradients(
+    monkeypatch, blocks_wanted, activation, n_seeds, width, d_mlp, n_logits
+):
+    monkeypatch.setattr(fused, "_BLOCKS_WANTED", blocks_wanted)
     folded, read = random_folded(n_seeds, width, d_mlp, n_logits)
     dtype, device, tolerance = (torch.bfloat16, "cuda", 1e-2) if ON_GPU else (torch.float32, "cpu", 1e-5)
     found = with_gradients(fused.logits_of, folded, read, activation, dtype, device)
     wanted = with_gradients(logits_of, folded, read, activation, torch.float64, "cpu")
     for one, other in zip(found, wanted, strict=True):
         assert (one - other).norm() <= tolerance * other.norm()
+
+
+def test_a_neuron_that_is_no_number_leaves_no_number():
+    folded, read = random_folded(1, 32, 128, 13)
+    folded.b_fire[0, 5] = torch.nan
+    dtype, device = (torch.bfloat16, "cuda") if ON_GPU else (torch.float32, "cpu")
+    logits, *_ = with_gradients(fused.logits_of, folded, read, "relu", dtype, device)
+    assert logits.isnan().all()
 
 
 class Noted:
@@ -145,7 +159,7 @@ class Noted:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of Dynamo
-@pytest.mark.skipif(ON_GPU, reason="there the whole step is compiled by other tests")
+@pytest.mark.skipif(ON_GPU, reason="the kernels are not interpreted there, and want bfloat16")
 def test_a_compiled_step_runs_through_the_kernels(monkeypatch):
     task = ModularArithmetic(p=11)
     config = preset("mod-add-113-canonical").replace(task=task, model=SMALL)
@@ -190,8 +204,9 @@ def test_the_kernels_are_for_bfloat16_sizes_they_hold_and_gpus_with_room(
     folded, read = random_folded(1, *sizes)
     if dtype == "bf16":
         folded, read = halved(folded), halved(read)
-    assert not fused.fits(folded, read)  # on a CPU
+    assert fused._room(read.device) == 0  # a CPU
     monkeypatch.setattr(fused, "_room", torch.compiler.assume_constant_result(lambda device: room))
+    assert not fused.fits(folded, read)  # where nothing is compiled
 
     def flagged(x):
         return x + 1 if fused.fits(folded, read) else x - 1

@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,13 @@ def _quick_disk(monkeypatch):
 
 @pytest.fixture
 def threaded(monkeypatch):
-    """From here on the trainer writes as on a GPU."""
-    return lambda: monkeypatch.setattr(trainer, "make_writer", lambda device: Threaded())
+    """From here on the trainer writes as on a GPU; given seconds between states, or every state that is due."""
+
+    def write_as_on_a_gpu(seconds=0.0):
+        monkeypatch.setattr(Threaded, "seconds_between_states", seconds)
+        monkeypatch.setattr(trainer, "make_writer", lambda device: Threaded())
+
+    return write_as_on_a_gpu
 
 
 class TestThreaded:
@@ -89,11 +95,11 @@ class TestThreaded:
                 raise WorkError("no room")
             done.append(lane)
 
-        writer.submit(lambda: writer.each(work, 3))
+        writer.submit(lambda: writer.each(work, 30))
         with pytest.raises(WorkError, match="no room"):
             writer.drain()
         writer.close()
-        assert sorted(done) == [0, 2]
+        assert sorted(done) == [0, *range(2, 30)]
 
     def test_a_snapshot_is_of_its_moment(self):
         live, writer = {"w": torch.zeros(3)}, Threaded()
@@ -101,6 +107,9 @@ class TestThreaded:
         live["w"] += 1
         assert taken()["w"].tolist() == [0, 0, 0]
         writer.close()
+
+    def test_states_are_ten_seconds_apart(self):
+        assert (Threaded.seconds_between_states, Inline.seconds_between_states) == (10.0, 0.0)
 
     def test_a_cpu_writes_at_once(self):
         assert isinstance(make_writer(torch.device("cpu")), Inline)
@@ -166,6 +175,46 @@ class TestRunDirectories:
         assert set(differences(inline.path, found.path)) <= {"run.json"}
         assert found.read_info()["status"] == "failed"
         train_small(config, tmp_path / "threaded", resume=True)
+        assert differences(whole.path, found.path) == []
+
+    @pytest.mark.parametrize("at", [8, 12, 22])
+    def test_are_the_same_without_states_that_follow_too_soon(self, at, tmp_path, threaded):
+        config = small_config(checkpoints=CHANGING_BEST)
+        (whole,) = train_small(config, tmp_path / "whole")
+        threaded(seconds=3600.0)
+        with pytest.raises(Interrupted):
+            train_small(config, tmp_path / "cut", sink=SignalAt(at))
+        cut = RunDirectory(tmp_path / "cut" / config.run_name)
+        assert cut.state_steps() == [at]  # an interrupt does not wait
+        (found,) = train_small(config, tmp_path / "cut", resume=True)
+        assert found.state_steps() == [at, whole.state_steps()[-1]]
+        assert differences(whole.path, found.path) == []
+
+    @pytest.mark.parametrize("passed", [False, True])
+    def test_hold_a_state_once_the_seconds_have_passed(self, passed, tmp_path, threaded, monkeypatch):
+        """What a crash falls back on: nothing, or the state of step 12."""
+        config = small_config(checkpoints=CHANGING_BEST)
+        (whole,) = train_small(config, tmp_path / "whole")
+        threaded(seconds=1000.0)
+        begun = time.perf_counter()
+
+        class Crash:
+            def log(self, run, record):
+                if record["step"] == 8 and passed:
+                    monkeypatch.setattr(time, "perf_counter", lambda: begun + 2000)
+                if record["step"] == 16:
+                    raise RuntimeError("crash")
+
+            def close(self, status):
+                pass
+
+        with pytest.raises(RuntimeError, match="crash"):
+            train_small(config, tmp_path / "cut", sink=Crash())
+        monkeypatch.undo()
+        threaded()
+        cut = RunDirectory(tmp_path / "cut" / config.run_name)
+        assert cut.state_steps() == ([12] if passed else [])
+        (found,) = train_small(config, tmp_path / "cut", resume=True)
         assert differences(whole.path, found.path) == []
 
     @pytest.mark.parametrize("at", [1, 7, 12, 22])
