@@ -103,12 +103,12 @@ def _table() -> dict[str, Preset]:
             "mod-add-113-fast",
             ModularArithmetic(p=113),
             "test accuracy ≥ 0.999 within 250 steps, for good",
-            # A larger epsilon and clipping tame the spikes after memorization; the decay lets the weights settle.
-            # Of the seeds 0 to 9 one ends just below with ReLU, none with GELU; with 512 neurons two of 10 to 13 do.
-            model=ModelConfig(activation="gelu", d_mlp=1024, init_scale=0.5),
-            optimizer=AdamW(learning_rate=1.4e-2, weight_decay=2.25, epsilon=3e-6),
-            clip_norm=0.2,
-            schedule=Decay(warmup_steps=10, start_fraction=0.75, final_fraction=0.02),
+            # A larger epsilon, a slow second moment and clipping tame the spikes after memorization; the decay lets
+            # the weights settle. None of the seeds 10 to 21 ends below; with a decay from 0.7 on two of 31 did.
+            model=ModelConfig(activation="gelu", d_mlp=448, init_scale=1.3),
+            optimizer=AdamW(learning_rate=2.2e-2, betas=(0.9, 0.995), weight_decay=2.25, epsilon=8e-6),
+            clip_norm=0.3,
+            schedule=Decay(warmup_steps=10, start_fraction=0.75, final_fraction=0.01),
             budget=Budget(steps=250),
             stop=StopRule(),
             evaluate_every=5,
