@@ -2,7 +2,7 @@
 
 On a CPU everything is written at once. On a GPU a thread writes, in the order in which work was submitted, while the
 device goes on: what it writes are copies, taken on a stream of their own. The files of two lanes are written side by
-side, for each waits for the disk several times; with eight threads the loop got its turn four times as late.
+side, for each waits for the disk several times; eight threads kept the loop from its turn, milliseconds a step.
 """
 
 from abc import ABC, abstractmethod
