@@ -190,19 +190,37 @@ def adamw_update(
     step: Number,
     rate: Float[Tensor, " seed"],
 ) -> None:
-    """One AdamW update in place at rate η, in one `_foreach` call per operation for all tensors together.
+    """One AdamW update in place at rate η.
 
         θ ← (1 − ηλ)θ;   m ← β₁m + (1−β₁)g;   v ← β₂v + (1−β₂)g²
         θ ← θ − η/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
 
-    β and ε are the choice's; each seed has its own η and λ (weight decay). Source: Loshchilov and Hutter 2019,
-    Algorithm 2.
+    β and ε are the choice's; each seed has its own η and λ (weight decay). On a CPU one pass over each tensor does
+    all of it, seed by seed; where it is recorded or compiled, one `_foreach` call per operation takes all tensors and
+    seeds together. Source: Loshchilov and Hutter 2019, Algorithm 2.
     """
     if not parameters:
         return
     (beta1, beta2), weights = choice.betas, list(parameters.values())
     slopes = [gradients[name] for name in parameters]
     first, second = ([state[f"{q}/{name}"] for name in parameters] for q in ("exp_avg", "exp_avg_sq"))
+    on_cpu = weights[0].device.type == "cpu" and all(weight.is_contiguous() for weight in weights)
+    if on_cpu and not isinstance(step, Tensor):
+        steps, slopes = [torch.tensor(float(step))] * len(weights), [slope.contiguous() for slope in slopes]
+        for seed, (eta, decay) in enumerate(zip(rate.tolist(), state["weight_decay"].tolist(), strict=True)):
+            torch._fused_adamw_(
+                *([tensor[seed] for tensor in group] for group in (weights, slopes, first, second)),
+                [],
+                steps,
+                lr=eta,
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=decay,
+                eps=choice.epsilon,
+                amsgrad=False,
+                maximize=False,
+            )
+        return
     scale_seeds(weights, 1 - rate * state["weight_decay"])
     torch._foreach_lerp_(first, slopes, 1 - beta1)
     torch._foreach_mul_(second, beta2)

@@ -71,9 +71,20 @@ def gradients() -> list[dict[str, Tensor]]:
 RATES = [0.25, 0.5, 1.0, 1.0, 0.6, 0.1]
 
 
-def test_adamw_is_torch_adamw_on_every_seed(gradients):
+def in_other_order(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers, the last axis of each tensor first in memory."""
+    return {name: tensor.movedim(-1, 0).contiguous().movedim(0, -1) for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("number", [int, torch.tensor], ids=["plain", "recorded"])
+@pytest.mark.parametrize("layout_of_weights", [dict, in_other_order])
+@pytest.mark.parametrize("layout_of_gradients", [dict, in_other_order])
+def test_adamw_is_torch_adamw_on_every_seed(gradients, layout_of_gradients, layout_of_weights, number):
     choice = AdamW(learning_rate=0.01, weight_decay=0.5, betas=(0.8, 0.95), epsilon=1e-6)
-    trained, _ = train(choice, draw(0), gradients, RATES)
+    trained = layout_of_weights(draw(0))
+    state = choice.initial_state(trained)
+    for step, (slopes, rate) in enumerate(zip(gradients, RATES, strict=True), start=1):
+        choice.update(trained, layout_of_gradients(slopes), state, step=number(step), multiplier=rate)
     for name, start in draw(0).items():
         for seed in range(SEEDS):
             expected = train_torch(
