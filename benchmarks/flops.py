@@ -1,11 +1,13 @@
 """The floating-point operations that one training step needs; knows no clock and no device.
 
-Counted are the matrix products of the lean forward (`interp_arith.models.lean`) and of its gradients, 2 for each
-multiply-add, and nothing else: no norms, softmax, look-ups, loss or optimizer. What a competitor multiplies beyond
-that (other positions, embeddings of every question) is waste, and so lowers the share of the matrix rate it reaches.
+Counted are the matrix products of our forward pass (`interp_arith.models.lean`, or `single` where it serves) and of
+its gradients, 2 for each multiply-add, and nothing else: no norms, softmax, look-ups, loss or optimizer. What a
+competitor multiplies beyond that (other positions, embeddings of every question) is waste, and so lowers the share of
+the matrix rate it reaches.
 """
 
 from interp_arith.models.config import ModelConfig
+from interp_arith.models.folded import is_foldable
 from interp_arith.training.config import RunConfig
 
 FORWARD_AND_BACKWARD = 3
@@ -22,7 +24,13 @@ def step_flops(config: RunConfig, batch: int) -> int:
         every layer   4 h B A' T + 2 d h B A' + 4 d m B A'  attention, output, MLP
         once          2 d L B A                           logits
 
-    A' is A in the last layer and T in the others. Times three, for the gradients.
+    A' is A in the last layer and T in the others. Where one layer is folded (`interp_arith.models.folded`):
+
+        first layer   2 d h V (1 + 2 T)                   as above
+        once          2 d (h m + h L + m L)               the folded matrices
+        questions     2 B (h m + h L + m L)               neurons; logits, past the neurons and behind them
+
+    Times three, for the gradients.
 
     Args:
         config: task and model.
@@ -31,8 +39,12 @@ def step_flops(config: RunConfig, batch: int) -> int:
     model, positions = config.model, config.task.n_ctx
     answers = config.task.answer_positions
     n_answers = answers[-1] - answers[0] + 1
-    width = model.n_heads * model.head_width
-    forward = 2 * model.d_model * config.task.d_vocab_out * batch * n_answers
+    width, n_logits = model.n_heads * model.head_width, config.task.d_vocab_out
+    if config.task.asking_token is not None and is_foldable(model, n_answers):
+        folded = width * model.d_mlp + (width + model.d_mlp) * n_logits
+        tables = model.d_model * width * len(config.task.vocabulary) * (1 + 2 * positions)
+        return FORWARD_AND_BACKWARD * 2 * (tables + (model.d_model + batch) * folded)
+    forward = 2 * model.d_model * n_logits * batch * n_answers
     for layer in range(model.n_layers):
         queries = n_answers if layer == model.n_layers - 1 else positions
         rows = len(config.task.vocabulary) if layer == 0 else batch

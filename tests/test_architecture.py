@@ -17,7 +17,8 @@ LAYERS = """
     tasks.modular tasks.permutations tasks.layout tasks.scratchpad tasks.spelling tasks.addition tasks.lengths
     tasks.text tasks tasks.sources tasks.scoring
     models.position_scheme models.digit_positions models.positions models.config models.patterns
-    models.lookup models.layer models.folded models.lean models.neuron_kernels models.fused models.stacked
+    models.rounding models.lookup models.layer models.folded models.lean models.single models.neuron_kernels
+    models.fused models.stacked
     models models.attention models.hooked_parts models.transformer models.imported models.cached
     training.optimizers training.schedules training.curricula training.config training.machine
     training.ensemble training.batches training.step training.compiled training.recorded training.checkpoints

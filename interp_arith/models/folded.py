@@ -43,6 +43,11 @@ def is_linear_but_for_neurons(config: ModelConfig) -> bool:
     return one_layer and plain_neurons and config.normalization == "none"
 
 
+def is_foldable(config: ModelConfig, n_answers: int) -> bool:
+    """Whether a model asked at so many positions, by one known token, needs no more than its `fold`."""
+    return n_answers == 1 and config.attention_coefficient == 1 and is_linear_but_for_neurons(config)
+
+
 def fold(
     config: ModelConfig,
     parameters: Parameters,

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from interp_arith.models import rounding
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.patterns import mixed_pattern, score_scale
 
@@ -151,4 +152,4 @@ def linear(
     bias: Float[Tensor, " out"] | None = None,
 ) -> Float[Tensor, "batch pos out"]:
     """One product of two matrices: with leading axes `torch` would choose by whether a gradient is wanted."""
-    return functional.linear(x.flatten(0, 1), weight, bias).unflatten(0, x.shape[:2])
+    return rounding.linear(x.flatten(0, 1), weight, bias).unflatten(0, x.shape[:2])

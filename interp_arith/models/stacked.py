@@ -15,15 +15,10 @@ from torch.nn import functional
 
 from interp_arith.models import fused
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.folded import Folded, fold, is_linear_but_for_neurons, logits_of
+from interp_arith.models.folded import Folded, fold, logits_of
 from interp_arith.models.layer import Parameters, block_of
 from interp_arith.models.lean import summands, tables
 from interp_arith.models.lookup import ALIGNED, one_hot
-
-
-def is_stackable(config: ModelConfig, n_answers: int) -> bool:
-    """Whether `stacked_logits` computes this model, asked at so many positions."""
-    return n_answers == 1 and config.attention_coefficient == 1 and is_linear_but_for_neurons(config)
 
 
 def stacked_logits(
@@ -32,7 +27,14 @@ def stacked_logits(
     tokens: Int[Tensor, "seed batch pos"],
     asker: int,
 ) -> Float[Tensor, "seed batch 1 d_vocab_out"]:
-    """Logits of the last of these positions, where the token `asker` stands in every question."""
+    """Logits of the last of these positions, where the token `asker` stands in every question.
+
+    Args:
+        config: models that are `folded.is_foldable`.
+        parameters: of all of them.
+        tokens: up to the position that is asked.
+        asker: the token there.
+    """
     last = tokens.shape[2] - 1
 
     def tables_of(parameters: Parameters, tokens: Tensor) -> tuple[Tensor, Folded]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LossName = Literal["softmax", "stablemax"]
+_SMALLEST = -70.0  # nats below the largest logit
 
 
 def log_softmax(logits: Float[Tensor, "*axes d_vocab_out"]) -> Float[Tensor, "*axes d_vocab_out"]:
@@ -57,39 +58,43 @@ def total_cross_entropy(
 
 
 class _SoftmaxCrossEntropy(torch.autograd.Function):
-    """The sum of −log softmax(z)[target]; its gradient, softmax(z) − one-hot, in one pass over the table."""
+    """The sum of −log softmax(z)[target]; its gradient is softmax(z) − one-hot. On a CPU.
+
+    Exponentials of float32 logits, less the largest of a row, are float32, right to 1e-6 relative. Their sums, the
+    logarithm, and how far the right answer's probability is from 1 are float64: there, not in the exponentials,
+    float32 would lose what is left of a small loss.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        log_probabilities = log_softmax(logits)
-        ctx.save_for_backward(log_probabilities, targets, mask)
+        top, ids = logits.amax(dim=-1, keepdim=True), targets[..., None]
+        parts = _exponentials(logits, top)
+        total = parts.sum(dim=-1, keepdim=True, dtype=torch.float64)
+        ctx.save_for_backward(parts, total, ids, mask)
         ctx.dtype = logits.dtype
-        right = log_probabilities.gather(-1, targets[..., None])[..., 0]
-        return -(right * mask).sum(dim=(-2, -1))
+        right = logits.gather(-1, ids).double() - top.double() - total.log()
+        return -(right[..., 0] * mask).sum(dim=(-2, -1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
-        (log_probabilities, targets, mask), (gradient,) = ctx.saved_tensors, gradients
-        ids = targets[..., None]
-        slopes = log_probabilities.exp()
-        slopes.scatter_add_(-1, ids, slopes.new_full((), -1.0).expand(ids.shape))
-        slopes.mul_((mask * gradient[..., None, None])[..., None])
+        (parts, total, ids, mask), (gradient,) = ctx.saved_tensors, gradients
+        scale = (mask * gradient[..., None, None])[..., None] / total
+        of_right = (parts.gather(-1, ids) - total) * scale
+        slopes = (parts * scale.to(parts.dtype)).scatter_(-1, ids, of_right.to(parts.dtype))
         return slopes.to(ctx.dtype), None, None
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
-    """The same where kernels are compiled: nothing of the table's size is kept in float64, nothing is scattered.
+    """The same where kernels are compiled: nothing of the table's size is kept, nothing is scattered.
 
-    A GPU takes long for exponentials and quotients in float64. So exponentials of float32 logits, less the largest of
-    a row, are float32, right to 1e-6 relative; sums, the logarithm, one reciprocal a row and the difference of a
-    probability and 1 are float64.
+    A GPU takes long for exponentials and quotients in float64: there is one reciprocal a row.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         top = logits.amax(dim=-1, keepdim=True)
-        total = _exponentials(logits, top).sum(dim=-1, keepdim=True)
+        total = _exponentials(logits, top).double().sum(dim=-1, keepdim=True)
         ctx.save_for_backward(logits, top, total, targets, mask)
         right = logits.gather(-1, targets[..., None]).double() - top.double() - total.log()
         return -(right[..., 0] * mask).sum(dim=(-2, -1))
@@ -99,15 +104,19 @@ class _FusedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
         (logits, top, total, targets, mask), (gradient,) = ctx.saved_tensors, gradients
         is_right = targets[..., None] == torch.arange(logits.shape[-1], device=logits.device)
-        slopes = _exponentials(logits, top) * (1 / total) - is_right.double()
+        slopes = _exponentials(logits, top).double() * (1 / total) - is_right.double()
         return (slopes * (mask * gradient[..., None, None])[..., None]).to(logits.dtype), None, None
 
 
 def _exponentials(
     logits: Float[Tensor, "*axes d_vocab_out"], top: Float[Tensor, "*axes 1"]
 ) -> Float[Tensor, "*axes d_vocab_out"]:
+    """Of the logits less the largest of their row, at least in float32.
+
+    What is too small to count is cut off at e⁻⁷⁰: below e⁻⁸⁷ float32 has few digits left, and a CPU slows down.
+    """
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    return (logits.to(dtype) - top.to(dtype)).exp().double()
+    return (logits.to(dtype) - top.to(dtype)).clamp_(min=_SMALLEST).exp_()
 
 
 def token_hits(

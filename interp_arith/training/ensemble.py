@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp_arith.models.config import ModelConfig
+from interp_arith.models.folded import is_foldable
 from interp_arith.models.lean import answer_logits
 from interp_arith.models.position_scheme import Ids
-from interp_arith.models.stacked import is_stackable, stacked_logits
+from interp_arith.models.single import single_logits
+from interp_arith.models.stacked import stacked_logits
 from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Examples
 
@@ -67,11 +69,14 @@ def logits(
     mapped = tokens.device.type != "cpu" if mapped is None else mapped
 
     def one(parameters: Mapping[str, Tensor], tokens: Tensor, ids: Ids) -> Tensor:
+        if foldable and asker is not None and not mapped:
+            return single_logits(config, parameters, tokens[:, : answer_positions[0] + 1], asker)
         return answer_logits(
             config, parameters, tokens, answer_positions, mapped=mapped, ids=ids, asker=asker
         )
 
-    if mapped and asker is not None and is_stackable(config, len(answer_positions)):
+    foldable = is_foldable(config, len(answer_positions))
+    if mapped and foldable and asker is not None:
         return stacked_logits(config, parameters, tokens[..., : answer_positions[0] + 1], asker)
     ids = dict(ids or {})
     if mapped:
@@ -81,7 +86,8 @@ def logits(
         for m in zip(*(_apart(p) for p in parameters.values()), strict=True)
     ]
     each_ids = ({name: rows[index] for name, rows in ids.items()} for index in range(len(members)))
-    return _Stacked.apply(*(one(*each) for each in zip(members, tokens, each_ids, strict=True)))
+    each = [one(*each) for each in zip(members, tokens, each_ids, strict=True)]
+    return each[0][None] if len(each) == 1 else _Stacked.apply(*each)
 
 
 def _apart(stacked: Float[Tensor, "seed ..."]) -> tuple[Tensor, ...]:
@@ -90,6 +96,8 @@ def _apart(stacked: Float[Tensor, "seed ..."]) -> tuple[Tensor, ...]:
     How a product of matrices rounds can depend on that: MKL adds in another order where an operand does not begin at
     a multiple of 16 bytes.
     """
+    if len(stacked) == 1:
+        return (stacked.squeeze(0),)  # the gradient of this is no copy
     parts = stacked.unbind()
     if stacked.stride(0) * stacked.element_size() % _ALIGNMENT == 0:
         return parts

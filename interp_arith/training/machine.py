@@ -34,6 +34,12 @@ def pick_device(name: str, precision: str = "fp32") -> torch.device:
     return chosen
 
 
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has units for products of bfloat16 matrices (AMX); others take longer than for float32."""
+    return torch.cpu._is_amx_tile_supported()
+
+
 @contextmanager
 def prepared(device: torch.device, threads: int) -> Iterator[None]:
     """Threads, memory and matrix products set for much work; threads and products set back afterwards.

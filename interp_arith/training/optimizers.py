@@ -209,7 +209,10 @@ def adamw_update(
         steps, slopes = [torch.tensor(float(step))] * len(weights), [slope.contiguous() for slope in slopes]
         for seed, (eta, decay) in enumerate(zip(rate.tolist(), state["weight_decay"].tolist(), strict=True)):
             torch._fused_adamw_(
-                *([tensor[seed] for tensor in group] for group in (weights, slopes, first, second)),
+                [weight[seed] for weight in weights],
+                [slope[seed] for slope in slopes],
+                [average[seed] for average in first],
+                [average[seed] for average in second],
                 [],
                 steps,
                 lr=eta,

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp_arith.models.rounding import rounded_factors
 from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Examples
-from interp_arith.training import ensemble
+from interp_arith.training import ensemble, machine
 from interp_arith.training.config import RunConfig
 from interp_arith.training.optimizers import Number, clip_by_norm, global_norm
 
@@ -178,6 +179,8 @@ def _parts(batch: Examples, n: int) -> list[Examples]:
 def _precision(config: RunConfig, device: torch.device) -> AbstractContextManager:
     if config.precision not in PRECISIONS:
         return nullcontext()
+    if config.precision == "bf16" and device.type == "cpu" and not machine.multiplies_bfloat16():
+        return rounded_factors()
     return torch.autocast(device.type, dtype=PRECISIONS[config.precision])
 
 

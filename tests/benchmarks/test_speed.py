@@ -100,14 +100,23 @@ class TestDisagreement:
 
 
 class TestFlops:
-    def test_one_layer_that_answers_once(self):
+    def test_one_layer_that_answers_once_is_folded(self):
         # p = 7: 8 tokens, 3 positions, 1 answer; d = h = 16, m = 24, 7 logits; 10 questions
+        tables = 2 * 16 * 16 * 8 * (1 + 2 * 3)
+        into_neurons, past_them, behind_them = 16 * 24, 16 * 7, 24 * 7
+        folded = 2 * 16 * (into_neurons + past_them + behind_them)
+        questions = 2 * 10 * (into_neurons + past_them + behind_them)
+        assert step_flops(modular(), 10) == 3 * (tables + folded + questions) == 189_600
+
+    def test_one_layer_with_norms(self):
+        config = modular()
+        config = config.replace(model=config.model.model_copy(update={"normalization": "layer"}))
         tables = 2 * 16 * 16 * 8 * (1 + 2 * 3)
         attention = 4 * 16 * 10 * 1 * 3
         output = 2 * 16 * 16 * 10
         mlp = 4 * 16 * 24 * 10
         logits = 2 * 16 * 7 * 10
-        assert step_flops(modular(), 10) == 3 * (tables + attention + output + mlp + logits) == 159_936
+        assert step_flops(config, 10) == 3 * (tables + attention + output + mlp + logits) == 159_936
 
     def test_of_two_layers_the_last_alone_asks_at_the_answers_only(self):
         # two digits: 8 positions, 3 answers, 12 tokens in and out; d = h = 8, m = 12; 16 questions

@@ -1,4 +1,4 @@
-"""Many models of one layer at once, as a GPU computes them, against the hooked models."""
+"""Models of one layer where one token asks, many at once or one by one, against the hooked models."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from oracles import random_weights
 
 from interp_arith.models import build_model
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.stacked import is_stackable
+from interp_arith.models.folded import is_foldable
 from interp_arith.presets import preset, presets
 from interp_arith.tasks import ModularArithmetic
 from interp_arith.tasks.scoring import cross_entropy
@@ -24,13 +24,13 @@ CONFIGS = {
 }
 
 
-def stackable_presets():
-    """The presets that a GPU computes so."""
+def foldable_presets():
+    """The presets that are computed so."""
     return [
         name
         for name in presets()
         if preset(name).task.asking_token is not None
-        and is_stackable(preset(name).model, len(preset(name).task.answer_positions))
+        and is_foldable(preset(name).model, len(preset(name).task.answer_positions))
     ]
 
 
@@ -48,11 +48,11 @@ def two_of(config, task, dtype=torch.float32):
     return models, members, parameters, batch
 
 
-def hold_equal(config, task, tolerance=1e-5, dtype=torch.float32):
+def hold_equal(config, task, mapped, tolerance=1e-5, dtype=torch.float32):
     """Logits to the tolerance relative to the largest, gradients to that of each parameter's largest."""
     models, members, parameters, batch = two_of(config, task, dtype)
     asker = task.asking_token
-    found = ensemble.logits(config, parameters, batch.tokens, task.answer_positions, True, None, asker)
+    found = ensemble.logits(config, parameters, batch.tokens, task.answer_positions, mapped, None, asker)
     loss = cross_entropy(found, batch.targets, batch.mask)
     gradients = torch.autograd.grad(loss.sum(), list(parameters.values()))
     for index, (model, member) in enumerate(zip(models, members, strict=True)):
@@ -68,22 +68,24 @@ def hold_equal(config, task, tolerance=1e-5, dtype=torch.float32):
             assert (ours[index] - theirs).abs().max() <= tolerance * scale, name
 
 
-@pytest.mark.parametrize("name", stackable_presets())
-def test_presets_stacked_are_the_hooked_models(name):
-    hold_equal(preset(name).model, preset(name).task)
+@pytest.mark.parametrize("mapped", [True, False], ids=["stacked", "single"])
+@pytest.mark.parametrize("name", foldable_presets())
+def test_presets_are_the_hooked_models(name, mapped):
+    hold_equal(preset(name).model, preset(name).task, mapped)
 
 
+@pytest.mark.parametrize("mapped", [True, False], ids=["stacked", "single"])
 @pytest.mark.parametrize("format_", ["numbers", "numbers-with-operation"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_configs_stacked_are_the_hooked_models(config, format_):
-    hold_equal(config, ModularArithmetic(p=11, format=format_), 1e-7, torch.float64)
+def test_configs_are_the_hooked_models(config, format_, mapped):
+    hold_equal(config, ModularArithmetic(p=11, format=format_), mapped, 1e-7, torch.float64)
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"n_layers": 2}, {"normalization": "layer"}, {"activation": "silu", "gated": True}, {"mlp_depth": 3}],
 )
-def test_what_is_not_linear_but_for_neurons_is_not_stacked(changes):
-    assert is_stackable(SMALL, 1)
-    assert not is_stackable(SMALL, 2)
-    assert not is_stackable(ModelConfig.model_validate(SMALL.model_dump() | changes), 1)
+def test_what_is_not_linear_but_for_neurons_is_not_folded(changes):
+    assert is_foldable(SMALL, 1)
+    assert not is_foldable(SMALL, 2)
+    assert not is_foldable(ModelConfig.model_validate(SMALL.model_dump() | changes), 1)

@@ -206,6 +206,7 @@ class TestWhatIsKept:
                 ensemble.stack([finished.read_weights(checkpoint)]),
                 ensemble.stack_examples([examples], torch.device("cpu")),
                 config.task.answer_positions,
+                asker=config.task.asking_token,
             )
             assert scores["loss"].item() == checkpoint.metrics["test_loss"]
 

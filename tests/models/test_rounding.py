@@ -1,0 +1,70 @@
+"""Products of factors rounded to bfloat16, against numbers worked by hand and bfloat16's own products."""
+
+import pytest
+import torch
+
+from interp_arith.models.rounding import linear, rounded, rounded_factors, rounds
+
+BETWEEN = 1 + 2**-8
+"""Halfway between two numbers of bfloat16, 1 and 1 + 2⁻⁷: rounds to the even one, 1."""
+
+
+def test_numbers_become_the_nearest_of_bfloat16():
+    x = torch.tensor([BETWEEN, 1 + 2**-7, 1 + 3 * 2**-8, -3.14159265, 0.0, torch.inf])
+    assert rounded(x).tolist() == [1.0, 1 + 2**-7, 1 + 2**-6, -3.140625, 0.0, torch.inf]
+    assert rounded(torch.tensor([torch.nan])).isnan().all()
+    assert rounded(x).dtype == torch.float32
+
+
+def test_only_within_are_factors_rounded():
+    x, weight = torch.tensor([[BETWEEN]]), torch.tensor([[1.0]])
+    assert linear(x, weight).item() == BETWEEN
+    with rounded_factors():
+        assert rounds()
+        assert linear(x, weight).item() == 1.0
+    assert not rounds()
+    assert linear(x, weight).item() == BETWEEN
+
+
+def test_sums_are_float32_and_a_bias_is_not_rounded():
+    x, weight = torch.tensor([[16.0, 1.0]]), torch.tensor([[16.0, 1.0]])
+    with rounded_factors():
+        assert linear(x, weight, torch.tensor([BETWEEN])).item() == 257 + BETWEEN  # bfloat16 has 256 and 258
+
+
+def test_gradients_are_products_of_rounded_factors():
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias, slopes = (
+        torch.randn(shape, generator=generator) for shape in ((9, 5), (7, 5), (7,), (9, 7))
+    )
+    leaves = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+    with rounded_factors():
+        out = linear(x, weight, bias)
+    of_x, of_weight, of_bias = torch.autograd.grad(out, leaves, slopes)
+    x, weight, slopes = (rounded(tensor.detach()) for tensor in (x, weight, slopes))
+    assert torch.equal(of_x, slopes @ weight)
+    torch.testing.assert_close(of_weight, slopes.T @ x)
+    torch.testing.assert_close(of_bias, slopes.sum(dim=0))
+    assert not torch.equal(of_weight, slopes.T @ x.detach().requires_grad_() * (1 + 1e-3))
+
+
+@pytest.mark.parametrize("sizes", [(64, 128, 96), (3, 1, 2)])
+def test_it_is_the_product_that_bfloat16_gives_but_for_its_last_rounding(sizes):
+    rows, inner, columns = sizes
+    generator = torch.Generator().manual_seed(1)
+    x, weight = (torch.randn(shape, generator=generator) for shape in ((rows, inner), (columns, inner)))
+    with rounded_factors():
+        found = linear(x, weight)
+    expected = torch.nn.functional.linear(x.bfloat16(), weight.bfloat16()).float()
+    torch.testing.assert_close(found, expected, rtol=2**-8, atol=1e-3)
+    assert (found != x @ weight.T).any()
+
+
+def test_it_can_be_mapped_and_differentiated_so():
+    generator = torch.Generator().manual_seed(2)
+    x, weight = (torch.randn(shape, generator=generator) for shape in ((2, 4, 3), (2, 5, 3)))
+    with rounded_factors():
+        gradients = torch.vmap(torch.func.grad(lambda w, x: linear(x, w).square().sum()))(weight, x)
+        for index in range(2):
+            alone = torch.func.grad(lambda w, i=index: linear(x[i], w).square().sum())(weight[index])
+            torch.testing.assert_close(gradients[index], alone)

@@ -1,0 +1,72 @@
+"""What one model of one layer does on a CPU beyond `test_stacked`: far scores, and bfloat16 in both of its ways."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from chaos.small_runs import small_config
+from models.test_stacked import CONFIGS, SMALL, two_of
+
+from interp_arith.models import single
+from interp_arith.models.rounding import rounded_factors
+from interp_arith.tasks import ModularArithmetic
+from interp_arith.training import ensemble, machine, step
+
+TASK = ModularArithmetic(p=11)
+
+
+def loss_and_gradients(config, parameters, batch):
+    """Of two models, as a step takes them."""
+    loss, _ = step.losses(config, parameters, batch, TASK.answer_positions)
+    return loss, torch.autograd.grad(loss.sum(), list(parameters.values()))
+
+
+def test_scores_too_far_apart_for_one_scale_are_the_hooked_ones():
+    """A head that takes one token for 200 nats more than any other: of other questions all weights would vanish."""
+    models, _, parameters, batch = two_of(SMALL, TASK, torch.float32)
+    with torch.no_grad():
+        for model in (*models, None):
+            weights = parameters if model is None else model.trained_parameters()
+            for name in ("W_Q", "W_K"):
+                weights[f"blocks.0.attn.{name}"].mul_(30)
+    scores = models[0].run_with_cache(batch.tokens[0])[1]["blocks.0.attn.hook_attn_scores"][:, :, -1]
+    assert float(scores.max() - scores.max(dim=-1).values.min()) > 127
+    found = ensemble.logits(SMALL, parameters, batch.tokens, TASK.answer_positions, asker=TASK.asking_token)
+    for index, model in enumerate(models):
+        hooked = model(batch.tokens[index])[:, list(TASK.answer_positions)]
+        torch.testing.assert_close(found[index], hooked, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("has_units", [False, True], ids=["rounded", "bfloat16"])
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "biases"])
+def test_bf16_is_fp32_but_for_rounding(name, has_units, monkeypatch):
+    monkeypatch.setattr(machine, "multiplies_bfloat16", lambda: has_units)
+    config = small_config(model=CONFIGS[name], task=TASK)
+    _, _, parameters, batch = two_of(CONFIGS[name], TASK)
+    exact_loss, exact = loss_and_gradients(config, parameters, batch)
+    loss, gradients = loss_and_gradients(config.replace(precision="bf16"), parameters, batch)
+    assert (loss != exact_loss).all()
+    torch.testing.assert_close(loss, exact_loss, rtol=1e-2, atol=0)
+    for name, found, wanted in zip(parameters, gradients, exact, strict=True):
+        if name.endswith("b_K"):  # no gradient, but for rounding
+            continue
+        assert found.dtype == wanted.dtype == torch.float32
+        assert (found - wanted).norm() < 0.05 * wanted.norm(), name
+
+
+def test_what_neurons_put_out_is_rounded_before_the_product_and_gradients_are_too():
+    """One neuron: 1 · 1 + 2⁻⁸ lies halfway between two numbers of bfloat16, 1 and 1 + 2⁻⁷."""
+    one, between = torch.ones(1, 1), torch.full((1,), 2.0**-8)
+    leaves = [one.clone(), one.clone(), between, 0 * one, torch.zeros(1), 3 * one]
+    names = ("read", "W_fire", "b_fire", "W_direct", "b_direct", "W_out")
+    for rounding, fired, slope in ((nullcontext(), 1 + 2**-8, 1 + 2**-8), (rounded_factors(), 1.0, 1.0)):
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        with rounding:
+            logits = single._Logits.apply(*leaves, "relu")
+        assert logits.item() == 3 * fired
+        gradients = torch.autograd.grad(logits, leaves, torch.full((1, 1), 1 + 2**-8))
+        found = {name: g.item() for name, g in zip(names, gradients, strict=True)}
+        assert found["W_out"] == slope * fired
+        assert found["W_fire"] == pytest.approx(3 * slope, rel=1e-7)
+        assert found["read"] == pytest.approx(3 * slope, rel=1e-7)
+        assert found["b_direct"] == 1 + 2**-8
