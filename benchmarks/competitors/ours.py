@@ -71,6 +71,11 @@ class Ours(TorchCompetitor):
         given = self._batches.given(index, self._limits)
         return self._do(given, step=index + 1, multiplier=1.0).loss
 
+    def multiply(self, rows: int, inner: int, columns: int, precision: str) -> None:
+        """In the precision that this device multiplies in: float32 where it has no units for bfloat16."""
+        rounds = precision == "bf16" and self.setting.device == "cpu" and not machine.multiplies_bfloat16()
+        super().multiply(rows, inner, columns, "fp32" if rounds else precision)
+
     def _update(self, given: Given, *, step: Number, multiplier: Number) -> StepReport:
         config, batch = self.setting.config, self._batches.batch(given, step - 1)
         return training_step.update(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.layer import ACTIVATIONS, Parameters, block_of
+from interp_arith.models.rounding import product
 
 
 class Folded(NamedTuple):
@@ -66,11 +67,11 @@ def fold(
     W_U = parameters["embed.W_E"].mT if config.tied else parameters["unembed.W_U"]
     W, start = W_O.flatten(0, 1), asking + block.get("attn.b_O", 0.0)
     return Folded(
-        W @ block["mlp.W_in"],
-        start @ block["mlp.W_in"] + block.get("mlp.b_in", 0.0),
-        W @ W_U,
-        (start + block.get("mlp.b_out", 0.0)) @ W_U + parameters.get("unembed.b_U", 0.0),
-        block["mlp.W_out"] @ W_U,
+        product(W, block["mlp.W_in"]),
+        product(start, block["mlp.W_in"]) + block.get("mlp.b_in", 0.0),
+        product(W, W_U),
+        product(start + block.get("mlp.b_out", 0.0), W_U) + parameters.get("unembed.b_U", 0.0),
+        product(block["mlp.W_out"], W_U),
     )
 
 

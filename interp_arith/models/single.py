@@ -43,7 +43,8 @@ def single_logits(
     last, block = tokens.shape[1] - 1, block_of(parameters, 0)
     table, q, k, v = tables(config, parameters, block, tokens, range(last, last + 1))
     sums = summands(q[0, asker], k, v)
-    if sums.detach()[..., -config.n_heads :].amin() < _FAINT:
+    weights = sums.detach()[..., -config.n_heads :]
+    if torch.minimum(weights[:-1].amin(), weights[-1, asker].amin()) < _FAINT:
         return answer_logits(config, parameters, tokens, (last,), asker=asker)
     read = _Read.apply(sums, tokens, asker, config.n_heads)
     folded = fold(config, parameters, block["attn.W_O"], table[last, asker])
@@ -119,14 +120,13 @@ class _Logits(torch.autograd.Function):
         of_logits = _factor(ctx, gradients[0])
         of_into = of_logits @ W_out.T
         _SLOPES[ctx.activation](of_into, into)
-        of_b_fire = (of_into.new_ones(1, len(of_into)) @ of_into)[0]
         _factor_in_place(ctx, of_into)
         return (
             (of_logits @ W_direct.T).addmm_(of_into, W_fire.T),
             read.T @ of_into,
-            of_b_fire,
+            (of_into.new_ones(1, len(of_into)) @ of_into)[0],
             (of_logits.T @ read).T,
-            gradients[0].sum(dim=0),
+            of_logits.sum(dim=0),
             (of_logits.T @ fired).T,
             None,
         )

@@ -1,4 +1,4 @@
-"""Loss in float64 and accuracy, at the answer positions only; knows no model.
+"""Loss, added up in float64, and accuracy, at the answer positions only; knows no model.
 
 Every function keeps leading axes, so that an ensemble is scored at once: logits [*seed batch answer
 d_vocab_out] with targets and mask [*seed batch answer].
@@ -60,7 +60,7 @@ def total_cross_entropy(
 class _SoftmaxCrossEntropy(torch.autograd.Function):
     """The sum of −log softmax(z)[target]; its gradient is softmax(z) − one-hot. On a CPU.
 
-    Exponentials of float32 logits, less the largest of a row, are float32, right to 1e-6 relative. Their sums, the
+    Exponentials of float32 logits, less the largest of a row, are float32, right to 4e-6 relative. Their sums, the
     logarithm, and how far the right answer's probability is from 1 are float64: there, not in the exponentials,
     float32 would lose what is left of a small loss.
     """

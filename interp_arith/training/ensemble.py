@@ -91,7 +91,7 @@ def logits(
 
 
 def _apart(stacked: Float[Tensor, "seed ..."]) -> tuple[Tensor, ...]:
-    """Each seed's part, copied unless it begins where new memory may begin.
+    """Each seed's part, copied unless it begins where new memory may begin; of one seed, which is whole, as it is.
 
     How a product of matrices rounds can depend on that: MKL adds in another order where an operand does not begin at
     a multiple of 16 bytes.

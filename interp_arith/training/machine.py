@@ -36,7 +36,11 @@ def pick_device(name: str, precision: str = "fp32") -> torch.device:
 
 @cache
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has units for products of bfloat16 matrices (AMX); others take longer than for float32."""
+    """Whether this CPU has units for products of bfloat16 matrices (AMX).
+
+    Without, PyTorch took twice as long as for float32 on an Intel Xeon that has AVX512-BF16, and 11 times on an EPYC
+    with AVX2.
+    """
     return torch.cpu._is_amx_tile_supported()
 
 

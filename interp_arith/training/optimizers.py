@@ -196,16 +196,17 @@ def adamw_update(
         θ ← θ − η/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
 
     β and ε are the choice's; each seed has its own η and λ (weight decay). On a CPU one pass over each tensor does
-    all of it, seed by seed; where it is recorded or compiled, one `_foreach` call per operation takes all tensors and
-    seeds together. Source: Loshchilov and Hutter 2019, Algorithm 2.
+    all of it, seed by seed. Where it is recorded or compiled, and of tensors that do not lie in the order of their
+    axes, one `_foreach` call per operation takes all tensors and seeds together. Source: Loshchilov and Hutter 2019,
+    Algorithm 2.
     """
     if not parameters:
         return
     (beta1, beta2), weights = choice.betas, list(parameters.values())
     slopes = [gradients[name] for name in parameters]
     first, second = ([state[f"{q}/{name}"] for name in parameters] for q in ("exp_avg", "exp_avg_sq"))
-    on_cpu = weights[0].device.type == "cpu" and all(weight.is_contiguous() for weight in weights)
-    if on_cpu and not isinstance(step, Tensor):
+    in_order = all(tensor.is_contiguous() for tensor in (*weights, *first, *second))
+    if in_order and weights[0].device.type == "cpu" and not isinstance(step, Tensor):
         steps, slopes = [torch.tensor(float(step))] * len(weights), [slope.contiguous() for slope in slopes]
         for seed, (eta, decay) in enumerate(zip(rate.tolist(), state["weight_decay"].tolist(), strict=True)):
             torch._fused_adamw_(

@@ -8,7 +8,7 @@ from chaos.small_runs import small_config
 from models.test_stacked import CONFIGS, SMALL, two_of
 
 from interp_arith.models import single
-from interp_arith.models.rounding import rounded_factors
+from interp_arith.models.rounding import rounded, rounded_factors
 from interp_arith.tasks import ModularArithmetic
 from interp_arith.training import ensemble, machine, step
 
@@ -23,7 +23,7 @@ def loss_and_gradients(config, parameters, batch):
 
 def test_scores_too_far_apart_for_one_scale_are_the_hooked_ones():
     """A head that takes one token for 200 nats more than any other: of other questions all weights would vanish."""
-    models, _, parameters, batch = two_of(SMALL, TASK, torch.float32)
+    models, _, parameters, batch = two_of(SMALL, TASK, torch.float64)
     with torch.no_grad():
         for model in (*models, None):
             weights = parameters if model is None else model.trained_parameters()
@@ -32,9 +32,13 @@ def test_scores_too_far_apart_for_one_scale_are_the_hooked_ones():
     scores = models[0].run_with_cache(batch.tokens[0])[1]["blocks.0.attn.hook_attn_scores"][:, :, -1]
     assert float(scores.max() - scores.max(dim=-1).values.min()) > 127
     found = ensemble.logits(SMALL, parameters, batch.tokens, TASK.answer_positions, asker=TASK.asking_token)
+    gradients = torch.autograd.grad(found.square().sum(), list(parameters.values()))
     for index, model in enumerate(models):
         hooked = model(batch.tokens[index])[:, list(TASK.answer_positions)]
-        torch.testing.assert_close(found[index], hooked, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[index], hooked, rtol=1e-7, atol=1e-7)
+        wanted = torch.autograd.grad(hooked.square().sum(), list(model.trained_parameters().values()))
+        for ours, theirs in zip(gradients, wanted, strict=True):
+            assert (ours[index] - theirs).norm() <= 1e-7 * theirs.norm()
 
 
 @pytest.mark.parametrize("has_units", [False, True], ids=["rounded", "bfloat16"])
@@ -54,8 +58,23 @@ def test_bf16_is_fp32_but_for_rounding(name, has_units, monkeypatch):
         assert (found - wanted).norm() < 0.05 * wanted.norm(), name
 
 
+def test_without_units_every_weight_that_is_multiplied_is_rounded_first(monkeypatch):
+    """So weights that were rounded before give the same loss to the bit; the embeddings, only looked up, do not."""
+    monkeypatch.setattr(machine, "multiplies_bfloat16", lambda: False)
+    config = small_config(model=CONFIGS["relu"], task=TASK, precision="bf16")
+    _, _, parameters, batch = two_of(CONFIGS["relu"], TASK)
+    loss, _ = step.losses(config, parameters, batch, TASK.answer_positions)
+    before = {
+        name: p if "embed.W_" in name and "un" not in name else rounded(p) for name, p in parameters.items()
+    }
+    assert any(not torch.equal(before[name], p) for name, p in parameters.items() if "W_out" in name)
+    biases = {name: p for name, p in parameters.items() if ".b_" in name}
+    again, _ = step.losses(config, before | biases, batch, TASK.answer_positions)
+    assert torch.equal(loss, again)
+
+
 def test_what_neurons_put_out_is_rounded_before_the_product_and_gradients_are_too():
-    """One neuron: 1 · 1 + 2⁻⁸ lies halfway between two numbers of bfloat16, 1 and 1 + 2⁻⁷."""
+    """One neuron: its input 1 · 1 + 2⁻⁸ lies halfway between two numbers of bfloat16, 1 and 1 + 2⁻⁷."""
     one, between = torch.ones(1, 1), torch.full((1,), 2.0**-8)
     leaves = [one.clone(), one.clone(), between, 0 * one, torch.zeros(1), 3 * one]
     names = ("read", "W_fire", "b_fire", "W_direct", "b_direct", "W_out")
@@ -69,4 +88,4 @@ def test_what_neurons_put_out_is_rounded_before_the_product_and_gradients_are_to
         assert found["W_out"] == slope * fired
         assert found["W_fire"] == pytest.approx(3 * slope, rel=1e-7)
         assert found["read"] == pytest.approx(3 * slope, rel=1e-7)
-        assert found["b_direct"] == 1 + 2**-8
+        assert found["b_direct"] == slope

@@ -48,14 +48,16 @@ def test_the_loss_is_torch_cross_entropy_in_float64():
     expected = torch.nn.functional.cross_entropy(logits.double().reshape(24, 11), targets.reshape(24))
     loss = cross_entropy(logits, targets, mask)
     assert loss.dtype == torch.float64
-    assert torch.allclose(loss, expected, rtol=1e-14)
+    assert torch.allclose(loss, expected, rtol=1e-6, atol=0)
+    double = cross_entropy(logits.double(), targets, mask)
+    assert torch.allclose(double, expected, rtol=1e-14, atol=0)
 
 
 def test_masked_tokens_count_neither_in_the_sum_nor_in_the_mean():
     logits, targets = draw(6, 4, 11), torch.arange(24).reshape(6, 4) % 11
     mask = torch.arange(24).reshape(6, 4) % 3 == 0
     expected = torch.nn.functional.cross_entropy(logits.double()[mask], targets[mask])
-    assert torch.allclose(cross_entropy(logits, targets, mask), expected, rtol=1e-14)
+    assert torch.allclose(cross_entropy(logits.double(), targets, mask), expected, rtol=1e-14, atol=0)
 
 
 def test_an_ensemble_is_scored_member_by_member():
@@ -75,6 +77,22 @@ def test_chance_is_the_logarithm_of_the_number_of_classes(loss):
     value = cross_entropy(torch.zeros(5, 1, 113), torch.zeros(5, 1, dtype=torch.long), mask, loss)
     assert value.item() == pytest.approx(math.log(113), abs=1e-12)
     assert round(value.item(), 4) == 4.7274
+
+
+@pytest.mark.parametrize("compute", [total_cross_entropy, _FusedCrossEntropy.apply])
+@pytest.mark.parametrize("gap", [0.0, 5.0, 30.0, 60.0, 200.0])
+def test_exponentials_in_float32_leave_loss_and_gradient_right(gap, compute):
+    """Beside float64 throughout, with right answers above the others and, in other rows, as far below one of them."""
+    logits, targets = draw(1, 12, 1, 7), torch.arange(12).view(1, 12, 1) % 7
+    mask = torch.ones(1, 12, 1, dtype=torch.bool)
+    logits[0, :8].scatter_add_(-1, targets[0, :8, :, None], torch.full((8, 1, 1), gap))
+    logits[0, 8:].scatter_add_(-1, (targets[0, 8:, :, None] + 1) % 7, torch.full((4, 1, 1), gap))
+    leaf, exact = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    found = compute(leaf, targets, mask)
+    expected = -exact.log_softmax(dim=-1).gather(-1, targets[..., None]).sum()
+    torch.testing.assert_close(found, expected[None], rtol=4e-6, atol=1e-15)
+    (of_found,), (of_expected,) = torch.autograd.grad(found.sum(), leaf), torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(of_found.double(), of_expected, rtol=4e-6, atol=1e-15)
 
 
 @pytest.mark.parametrize("gap", [0.0, 5.0, 30.0, 60.0])
