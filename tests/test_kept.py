@@ -242,6 +242,11 @@ def test_a_damaged_checkpoint_is_left_out_and_named(run):
     assert found["step"].to_numpy().tolist() == [step for step in run.steps if step != bad]
 
 
+def test_a_phase_that_is_not_reached_says_what_it_waits_for(run, capsys):
+    assert main(["measure", str(run.path)]) == 0
+    assert "grokked (test loss < 0.01) not reached" in capsys.readouterr().out
+
+
 @pytest.mark.filterwarnings("ignore:.*is damaged")
 def test_where_no_checkpoint_is_whole_that_is_said(run, capsys):
     bad = run.steps[2]

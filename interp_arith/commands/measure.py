@@ -12,7 +12,7 @@ import xarray as xr
 from interp_arith.commands.parsing import parse
 from interp_arith.errors import RequestError
 from interp_arith.interp.measures import MEASURES
-from interp_arith.interp.phases import phases
+from interp_arith.interp.phases import CONDITIONS, phases
 from interp_arith.run import load_run
 from interp_arith.tables import print_table
 
@@ -86,7 +86,7 @@ def _show(dataset: xr.Dataset) -> None:
     if "phases" in dataset:
         marks = dataset["phases"]
         told = [
-            f"{name} {'not reached' if np.isnan(value) else f'at step {value:,.0f}'}"
+            f"{name} ({CONDITIONS[name]}) not reached" if np.isnan(value) else f"{name} at step {value:,.0f}"
             for name, value in zip(marks["mark"].to_numpy(), marks.to_numpy(), strict=True)
         ]
         print("phases: " + ", ".join(told))

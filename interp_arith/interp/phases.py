@@ -11,6 +11,13 @@ MEMORIZED_ACCURACY = 0.99
 """Train accuracy from which the training questions count as known by heart."""
 GROKKED_LOSS = 1e-2
 """Test loss, in nats, below which the model has grokked."""
+CONDITIONS = {
+    "memorized": f"train accuracy ≥ {MEMORIZED_ACCURACY:g}",
+    "circuit_onset": "restricted loss below half of that when memorized",
+    "cleanup_onset": "test loss below half its maximum",
+    "grokked": f"test loss < {GROKKED_LOSS:g}",
+}
+"""What each mark waits for, in short."""
 SOURCE = "after Nanda et al. 2023, section 5.1"
 
 Curve = Float[np.ndarray, " step"]
