@@ -1,4 +1,4 @@
-"""Loss, added up in float64, and accuracy, at the answer positions only; knows no model.
+"""Loss in float64 and accuracy, at the answer positions only; knows no model.
 
 Every function keeps leading axes, so that an ensemble is scored at once: logits [*seed batch answer
 d_vocab_out] with targets and mask [*seed batch answer].
@@ -60,9 +60,9 @@ def total_cross_entropy(
 class _SoftmaxCrossEntropy(torch.autograd.Function):
     """The sum of −log softmax(z)[target]; its gradient is softmax(z) − one-hot. On a CPU.
 
-    Exponentials of float32 logits, less the largest of a row, are float32, right to 4e-6 relative. Their sums, the
-    logarithm, and how far the right answer's probability is from 1 are float64: there, not in the exponentials,
-    float32 would lose what is left of a small loss.
+    The loss is float64 throughout. In its gradient exponentials of float32 logits, less the largest of a row, are
+    float32, right to 4e-6 relative; their sums, and how far the right answer's probability is from 1, are float64:
+    there, not in the exponentials, float32 would lose what is left of a small loss.
     """
 
     @staticmethod
@@ -72,7 +72,7 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         total = parts.sum(dim=-1, keepdim=True, dtype=torch.float64)
         ctx.save_for_backward(parts, total, ids, mask)
         ctx.dtype = logits.dtype
-        right = logits.gather(-1, ids).double() - top.double() - total.log()
+        right = log_softmax(logits).gather(-1, ids)
         return -(right[..., 0] * mask).sum(dim=(-2, -1))
 
     @staticmethod
@@ -88,7 +88,8 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
 class _FusedCrossEntropy(torch.autograd.Function):
     """The same where kernels are compiled: nothing of the table's size is kept, nothing is scattered.
 
-    A GPU takes long for exponentials and quotients in float64: there is one reciprocal a row.
+    A GPU takes long for exponentials and quotients in float64: those of the loss are float32 too, and there is one
+    reciprocal a row.
     """
 
     @staticmethod

@@ -67,6 +67,7 @@ def logits(
     `mapped` chooses otherwise. `ids` are those of `answer_logits`, [seed, batch, pos]; so is `asker`.
     """
     mapped = tokens.device.type != "cpu" if mapped is None else mapped
+    foldable = is_foldable(config, len(answer_positions))
 
     def one(parameters: Mapping[str, Tensor], tokens: Tensor, ids: Ids) -> Tensor:
         if foldable and asker is not None and not mapped:
@@ -75,7 +76,6 @@ def logits(
             config, parameters, tokens, answer_positions, mapped=mapped, ids=ids, asker=asker
         )
 
-    foldable = is_foldable(config, len(answer_positions))
     if mapped and foldable and asker is not None:
         return stacked_logits(config, parameters, tokens[..., : answer_positions[0] + 1], asker)
     ids = dict(ids or {})
