@@ -65,12 +65,12 @@ def fold(
     """
     block = block_of(parameters, 0)
     W_U = parameters["embed.W_E"].mT if config.tied else parameters["unembed.W_U"]
-    W, start = W_O.flatten(0, 1), asking + block.get("attn.b_O", 0.0)
+    W, start = W_O.flatten(0, 1), (asking + block.get("attn.b_O", 0.0))[None]
     return Folded(
         product(W, block["mlp.W_in"]),
-        product(start, block["mlp.W_in"]) + block.get("mlp.b_in", 0.0),
+        product(start, block["mlp.W_in"])[0] + block.get("mlp.b_in", 0.0),
         product(W, W_U),
-        product(start + block.get("mlp.b_out", 0.0), W_U) + parameters.get("unembed.b_U", 0.0),
+        product(start + block.get("mlp.b_out", 0.0), W_U)[0] + parameters.get("unembed.b_U", 0.0),
         product(block["mlp.W_out"], W_U),
     )
 

@@ -251,9 +251,16 @@ def summands(
     v: Float[Tensor, "pos token head d_head"],
 ) -> Float[Tensor, "pos token col"]:
     """eˢ v and eˢ of every head, for each pair of position and token."""
-    scores = (q * k).sum(dim=-1) / math.sqrt(q.shape[-1])
-    weights = (scores - (scores.detach().amax(dim=(0, 1)) - _HEADROOM)).exp()
+    weights = weights_of(q, k)
     return torch.cat([(weights[..., None] * v).flatten(2), weights], dim=-1)
+
+
+def weights_of(
+    q: Float[Tensor, "head d_head"], k: Float[Tensor, "pos token head d_head"]
+) -> Float[Tensor, "pos token head"]:
+    """eˢ of every head, for each pair of position and token; scaled so that the largest is e⁴⁰."""
+    scores = (q * k).sum(dim=-1) / math.sqrt(q.shape[-1])
+    return (scores - (scores.detach().amax(dim=(0, 1)) - _HEADROOM)).exp()
 
 
 def narrow_logits(

@@ -41,47 +41,34 @@ def linear(
     x: Float[Tensor, "row in"], weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None = None
 ) -> Float[Tensor, "row out"]:
     """`torch.nn.functional.linear`, of rounded factors where `rounded_factors` holds."""
-    if not rounds():
-        return functional.linear(x, weight, bias)
-    return _Slopes.apply(functional.linear(_Factor.apply(x), _Factor.apply(weight), bias))
+    return _Product.apply(x, weight.mT, bias)[0] if rounds() else functional.linear(x, weight, bias)
 
 
-def product(a: Float[Tensor, "*row in"], b: Float[Tensor, "in col"]) -> Float[Tensor, "*row col"]:
-    """a @ b, of rounded factors where `rounded_factors` holds."""
-    return _Slopes.apply(_Factor.apply(a) @ _Factor.apply(b)) if rounds() else a @ b
+def product(a: Float[Tensor, "*batch row in"], b: Float[Tensor, "*batch in col"]) -> Tensor:
+    """a @ b, [*batch row col], of rounded factors where `rounded_factors` holds."""
+    return _Product.apply(a, b, None)[0] if rounds() else a @ b
 
 
-class _Factor(torch.autograd.Function):
-    """Rounded; what is rounded off has no gradient."""
+class _Product(torch.autograd.Function):
+    """ab, or ab + c, and both factors as they were rounded; so is what is multiplied in the backward pass."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return rounded(x)
+    def forward(a: Tensor, b: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        a, b = rounded(a), rounded(b)
+        return a @ b if c is None else torch.addmm(c, a, b), a, b
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Nothing is kept."""
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep the rounded factors, which have no gradient."""
+        _, a, b = output
+        ctx.mark_non_differentiable(a, b)
+        ctx.save_for_backward(a, b)
+        ctx.set_materialize_grads(False)
+        ctx.has_bias = inputs[2] is not None
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
-
-
-class _Slopes(torch.autograd.Function):
-    """The same; its gradient, a factor in the backward pass, is rounded."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Nothing is kept."""
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return rounded(gradients[0])
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        (a, b), slopes = ctx.saved_tensors, rounded(gradients[0])
+        return slopes @ b.mT, a.mT @ slopes, slopes.sum(dim=0) if ctx.has_bias else None

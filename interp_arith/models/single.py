@@ -1,10 +1,14 @@
 """Logits of one model on a CPU, where one layer without norms is all it has and the same token asks.
 
-What `stacked` is on a GPU. No score, value or residual stream of a single question is written: scores belong to
-tokens and positions, and what lies behind the heads is folded. Neurons are rectified where they lie.
+What `stacked` is on a GPU. Scores belong to tokens and positions, and so does what a head reads of one and passes on,
+through the folded matrices, to neurons and logits. So that is a table too, and what enters the neurons of a question
+is a weighted sum of a few of its rows: a product of every question with a matrix as wide as the heads takes several
+times as long.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, reduce
 from typing import Any
 
 import torch
@@ -14,13 +18,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.folded import fold
+from interp_arith.models.folded import Folded, fold
 from interp_arith.models.layer import ACTIVATIONS, block_of
-from interp_arith.models.lean import answer_logits, summands, tables
+from interp_arith.models.lean import answer_logits, tables, weights_of
 from interp_arith.models.rounding import rounded, rounds
 
 _FAINT = 1e-30
 """Of a score's exponential: below, those of a question could add up to nothing."""
+_ALIGNED = 16  # numbers: rows that begin at a multiple are read in whole vectors
 _SLOPES: dict[str, Callable[[Tensor, Tensor], object]] = {
     "relu": lambda g, x: torch.ops.aten.threshold_backward.grad_input(g, x, 0, grad_input=g),
     "gelu": lambda g, x: torch.ops.aten.gelu_backward.grad_input(g, x, grad_input=g),
@@ -42,104 +47,187 @@ def single_logits(
     """
     last, block = tokens.shape[1] - 1, block_of(parameters, 0)
     table, q, k, v = tables(config, parameters, block, tokens, range(last, last + 1))
-    sums = summands(q[0, asker], k, v)
-    weights = sums.detach()[..., -config.n_heads :]
-    if torch.minimum(weights[:-1].amin(), weights[-1, asker].amin()) < _FAINT:
+    weights = weights_of(q[0, asker], k)
+    seen = weights.detach()
+    if torch.minimum(seen[:-1].amin(), seen[-1, asker].amin()) < _FAINT:
         return answer_logits(config, parameters, tokens, (last,), asker=asker)
-    read = _Read.apply(sums, tokens, asker, config.n_heads)
     folded = fold(config, parameters, block["attn.W_O"], table[last, asker])
-    return _Logits.apply(read, *folded, config.activation)[:, None]
+    values, weights = (_with_asker(x, last, asker).flatten(0, 1) for x in (weights[..., None] * v, weights))
+    ids = tokens[:, :last] + len(table[0]) * torch.arange(last)
+    places = _places(ids.numpy().tobytes(), ids.shape, len(values), config.n_heads)
+    behind = _behind_heads(folded, config.n_heads)
+    multiplied = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else table.dtype
+    logits = _Logits.apply(values, weights, *behind, folded.W_out, places, config.activation, multiplied)
+    return logits[:, None]
 
 
-class _Read(torch.autograd.Function):
-    """What the heads read: the `summands` of a question's tokens added up, and divided by the sums of the weights."""
+def _with_asker(
+    table: Float[Tensor, "pos token ..."], last: int, asker: int
+) -> Float[Tensor, "pos_but_last token ..."]:
+    """Of summands: every question has the asker, so it is added to whatever stands before it."""
+    return torch.cat([table[: last - 1], table[last - 1 : last] + table[last, asker]])
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        table: Float[Tensor, "pos token col"],
-        tokens: Int[Tensor, "batch pos"],
-        asker: int,
-        n_heads: int,
-    ) -> Float[Tensor, "batch width"]:
-        n_pos, n_tokens, n_columns = table.shape
-        ids = tokens + n_tokens * torch.arange(n_pos)
-        sums = functional.embedding_bag(ids, table.flatten(0, 1), mode="sum")
-        read, total = sums.split([n_columns - n_heads, n_heads], dim=-1)
-        inverse = 1 / total
-        read = (read.unflatten(-1, (n_heads, -1)) * inverse[..., None]).flatten(-2)
-        ctx.save_for_backward(read, inverse, ids)
-        ctx.shape, ctx.asker = table.shape, asker
-        return read
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        read, inverse, ids = ctx.saved_tensors
-        width, n_heads = read.shape[1], inverse.shape[1]
-        of_sums = read.new_empty(len(read), width + n_heads)
-        of_reads, of_totals = of_sums.split([width, n_heads], dim=-1)
-        gradient, read, of_reads = (x.unflatten(-1, (n_heads, -1)) for x in (gradients[0], read, of_reads))
-        torch.mul(gradient, inverse[..., None], out=of_reads)
-        torch.sum(of_reads * read, dim=-1, out=of_totals)
-        of_totals.neg_()
-        by_token = read.new_zeros(ctx.shape)
-        for pos in range(len(by_token) - 1):
-            by_token.flatten(0, 1).index_add_(0, ids[:, pos], of_sums)
-        by_token[-1, ctx.asker] = of_sums.sum(dim=0)
-        return by_token, None, None, None
+def _behind_heads(
+    folded: Folded, n_heads: int
+) -> tuple[Float[Tensor, "head d_head col"], Float[Tensor, " col"]]:
+    """What enters neurons and, past them, logits: of each head's reading, and of nothing read.
+
+    Behind these columns are zeros, at least one for each head.
+    """
+    W, b = (folded.W_fire, folded.W_direct), (folded.b_fire, folded.b_direct)
+    width = sum(map(len, b)) + n_heads
+    zeros = W[0].new_zeros(len(W[0]), n_heads + -width % _ALIGNED)
+    return torch.cat([*W, zeros], dim=1).unflatten(0, (n_heads, -1)), torch.cat([*b, zeros[0]])
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the summands of what is read stand in a table of all; a summand is one position seen by one head.
+
+    Attributes:
+        rows: of each question's tokens, without heads.
+        entries: of each question's summands, heads first.
+        starts: number of the first summand of each question.
+        questions: to which each summand belongs.
+        order: summands in the order of what they are, heads last.
+        ordered_questions: to which they belong in that order.
+        ordered_starts: where each row and head begins in it.
+    """
+
+    rows: Int[Tensor, "batch pos"]
+    entries: Int[Tensor, "batch summand"]
+    starts: Int[Tensor, " batch"]
+    questions: Int[Tensor, " batch*summand"]
+    order: Int[Tensor, " batch*summand"]
+    ordered_questions: Int[Tensor, " batch*summand"]
+    ordered_starts: Int[Tensor, " row*head"]
+
+
+@lru_cache(maxsize=32)
+def _places(rows: bytes, shape: tuple[int, int], n_rows: int, n_heads: int) -> _Places:
+    """Of these rows, int64: kept, since most train on the same questions at every step."""
+    ids = torch.frombuffer(bytearray(rows), dtype=torch.int64).view(shape)
+    heads = torch.arange(n_heads)
+    entries = (ids[..., None] + n_rows * heads).flatten(1)
+    what = (ids[..., None] * n_heads + heads).flatten()
+    order = what.argsort(stable=True)
+    counts = what.bincount(minlength=n_rows * n_heads)
+    per_question = entries.shape[1]
+    return _Places(
+        ids,
+        functional.pad(entries, (0, 1), value=n_rows * n_heads),
+        torch.arange(0, len(order), per_question),
+        torch.arange(len(ids)).repeat_interleave(per_question),
+        order,
+        order // per_question,
+        counts.cumsum(0) - counts,
+    )
 
 
 class _Logits(torch.autograd.Function):
-    """`folded.logits_of`, in as few passes over the neurons as there can be."""
+    """`folded.logits_of` what the heads read, from a table of what each summand of it enters.
+
+    An entry times its weight, both as in the sum over all, is divided by the sum of the head's weights. In bfloat16
+    the table is a product of rounded factors in float32, and so are its gradients: weights get theirs as a small
+    difference of two of them.
+    """
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(
         ctx: Any,
-        read: Float[Tensor, "batch width"],
-        W_fire: Float[Tensor, "width d_mlp"],
-        b_fire: Float[Tensor, " d_mlp"],
-        W_direct: Float[Tensor, "width d_vocab_out"],
-        b_direct: Float[Tensor, " d_vocab_out"],
+        values: Float[Tensor, "row head d_head"],
+        weights: Float[Tensor, "row head"],
+        W_behind: Float[Tensor, "head d_head col"],
+        b_behind: Float[Tensor, " col"],
         W_out: Float[Tensor, "d_mlp d_vocab_out"],
+        places: _Places,
         activation: str,
+        multiplied: torch.dtype,
     ) -> Float[Tensor, "batch d_vocab_out"]:
-        ctx.rounds, ctx.activation = rounds(), activation
-        read, W_fire, W_direct, W_out = (_factor(ctx, x) for x in (read, W_fire, W_direct, W_out))
-        into = torch.addmm(b_fire.to(read.dtype), read, W_fire)
-        fired = into.relu_() if activation == "relu" else ACTIVATIONS[activation](into)
-        _factor_in_place(ctx, fired)
-        logits = torch.addmm(b_direct.to(read.dtype), read, W_direct).addmm_(fired, W_out)
-        ctx.save_for_backward(read, W_fire, W_direct, W_out, into, fired)
-        return logits
+        ctx.rounds, ctx.dtype, ctx.activation, ctx.places = rounds(), multiplied, activation, places
+        is_low = ctx.rounds or ctx.dtype != weights.dtype
+        values, W_behind = (rounded(x) if is_low else x for x in (values.transpose(0, 1), W_behind))
+        table = weights.new_empty(weights.numel() + 1, len(b_behind))
+        torch.bmm(values, W_behind, out=table[:-1].unflatten(0, values.shape[:2]))
+        table[-1] = b_behind
+        inverse = 1 / functional.embedding_bag(places.rows, weights.detach().contiguous(), mode="sum")
+        shares = _of_summands(inverse, places)
+        one = inverse.new_ones(len(inverse), 1)
+        into = functional.embedding_bag(
+            places.entries, table, mode="sum", per_sample_weights=torch.cat([shares, one], dim=1)
+        )
+        W_out = _factor(ctx, W_out)
+        neurons, direct, _ = into.tensor_split(_columns(W_out), dim=1)
+        fired = _fired(ctx, neurons)
+        ctx.save_for_backward(table, inverse, values, weights, W_behind, W_out, neurons, fired)
+        if fired.dtype == direct.dtype:
+            return torch.addmm(direct, fired, W_out)
+        return direct + fired @ W_out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        read, W_fire, W_direct, W_out, into, fired = ctx.saved_tensors
-        of_logits = _factor(ctx, gradients[0])
-        of_into = of_logits @ W_out.T
-        _SLOPES[ctx.activation](of_into, into)
-        _factor_in_place(ctx, of_into)
+        table, inverse, values, weights, W_behind, W_out, neurons, fired = ctx.saved_tensors
+        places, of_logits = ctx.places, _factor(ctx, gradients[0])
+        of_into = table.new_empty(len(inverse), table.shape[1])
+        of_neurons, of_direct, of_zeros = of_into.tensor_split(_columns(W_out), dim=1)
+        if of_logits.dtype == of_neurons.dtype:
+            torch.mm(of_logits, W_out.T, out=of_neurons)
+        else:
+            of_neurons.copy_(of_logits @ W_out.T)
+        _SLOPES[ctx.activation](of_neurons, neurons)
+        of_direct.copy_(gradients[0])
+        of_zeros.zero_()
+        of_shares = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            of_into, table, places.entries[:, :-1].flatten(), places.starts, places.questions, 0
+        ).view(len(inverse), -1)
+        n_heads = inverse.shape[1]
+        of_inverse = reduce(torch.add, of_shares.split(n_heads, dim=1))
+        # What shares are divided by is added up in the same pass, in columns of its own; there shares count as one.
+        of_totals = of_zeros[:, :n_heads]
+        torch.mul(of_inverse, inverse, out=of_totals).neg_()
+        of_table = functional.embedding_bag(
+            places.ordered_questions,
+            of_into,
+            offsets=places.ordered_starts,
+            mode="sum",
+            per_sample_weights=_of_summands(inverse, places).take(places.order),
+        ).unflatten(0, (-1, n_heads))
+        first_zero = _columns(W_out)[1]
+        of_entries = of_table.transpose(0, 1)
         return (
-            (of_logits @ W_direct.T).addmm_(of_into, W_fire.T),
-            read.T @ of_into,
-            (of_into.new_ones(1, len(of_into)) @ of_into)[0],
-            (of_logits.T @ read).T,
-            of_logits.sum(dim=0),
+            (of_entries @ W_behind.mT).transpose(0, 1),
+            of_table[..., first_zero : first_zero + n_heads].diagonal(dim1=1, dim2=2),
+            values.mT @ of_entries,
+            weights[:, 0] @ of_table[:, 0],  # the shares of a head add up to one
             (of_logits.T @ fired).T,
+            None,
+            None,
             None,
         )
 
 
+def _of_summands(by_head: Float[Tensor, "batch head"], places: _Places) -> Float[Tensor, "batch summand"]:
+    """The same for each position."""
+    return torch.cat([by_head] * places.rows.shape[1], dim=1)
+
+
+def _columns(W_out: Float[Tensor, "d_mlp d_vocab_out"]) -> tuple[int, int]:
+    """Where neurons and logits end in a row of the table."""
+    return len(W_out), sum(W_out.shape)
+
+
+def _fired(ctx: Any, neurons: Float[Tensor, "batch d_mlp"]) -> Float[Tensor, "batch d_mlp"]:
+    """What neurons put out, as a factor; of relu in their place, rounded or not."""
+    if ctx.activation != "relu":
+        return _factor(ctx, ACTIVATIONS[ctx.activation](neurons))
+    if ctx.rounds:
+        return neurons.copy_(neurons.to(torch.bfloat16).relu_())
+    return _factor(ctx, neurons.relu_())
+
+
 def _factor(ctx: Any, x: Tensor) -> Tensor:
-    """x as products take it: rounded, or in the dtype of autocast."""
-    if ctx.rounds:
-        return rounded(x)
-    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
-
-
-def _factor_in_place(ctx: Any, x: Tensor) -> None:
-    """The same of what a product gave."""
-    if ctx.rounds:
-        x.copy_(x.to(torch.bfloat16))
+    """x as products of every question take it: rounded, or in the dtype of autocast."""
+    return rounded(x) if ctx.rounds else x.to(ctx.dtype)

@@ -67,7 +67,7 @@ def losses(
         asker = None if config.precision == "fp16" else config.task.asking_token
         out = ensemble.logits(config.model, parameters, batch.tokens, answer_positions, mapped, ids, asker)
     loss = scoring.total_cross_entropy(out, batch.targets, batch.mask, config.loss)
-    return loss, out.detach().abs().amax(dim=-1).amax(dim=(1, 2))
+    return loss, out.detach().abs().amax(dim=(1, 2, 3))
 
 
 def apply(
@@ -173,6 +173,8 @@ def _gradients(
 
 def _parts(batch: Examples, n: int) -> list[Examples]:
     n = min(n, batch.tokens.shape[1])
+    if n == 1:
+        return [batch]
     return [batch.each(lambda x, part=part: x.tensor_split(n, dim=1)[part]) for part in range(n)]
 
 

@@ -73,19 +73,24 @@ def test_without_units_every_weight_that_is_multiplied_is_rounded_first(monkeypa
     assert torch.equal(loss, again)
 
 
-def test_what_neurons_put_out_is_rounded_before_the_product_and_gradients_are_too():
-    """One neuron: its input 1 · 1 + 2⁻⁸ lies halfway between two numbers of bfloat16, 1 and 1 + 2⁻⁷."""
-    one, between = torch.ones(1, 1), torch.full((1,), 2.0**-8)
-    leaves = [one.clone(), one.clone(), between, 0 * one, torch.zeros(1), 3 * one]
-    names = ("read", "W_fire", "b_fire", "W_direct", "b_direct", "W_out")
-    for rounding, fired, slope in ((nullcontext(), 1 + 2**-8, 1 + 2**-8), (rounded_factors(), 1.0, 1.0)):
+def test_what_is_multiplied_for_every_question_is_rounded_and_gradients_are_too():
+    """One question, one summand, one neuron: its input 1 · 1 + 2⁻⁸ lies halfway between 1 and 1 + 2⁻⁷ of bfloat16."""
+    one, between = torch.ones(1, 1, 1), torch.tensor([2.0**-8, 0.0, 0.0])
+    W_behind, W_out = torch.tensor([[[1.0, 0.0, 0.0]]]), torch.full((1, 1), 3.0)
+    leaves = [one, one[0], W_behind, between, W_out]  # columns: neuron, logit, and one for the head
+    names = ("values", "weights", "W_behind", "b_behind", "W_out")
+    places = single._places(torch.tensor([[0]]).numpy().tobytes(), (1, 1), 1, 1)
+    for rounding, fired in ((nullcontext(), 1 + 2**-8), (rounded_factors(), 1.0)):
         leaves = [leaf.detach().requires_grad_() for leaf in leaves]
         with rounding:
-            logits = single._Logits.apply(*leaves, "relu")
+            logits = single._Logits.apply(*leaves, places, "relu", torch.float32)
         assert logits.item() == 3 * fired
-        gradients = torch.autograd.grad(logits, leaves, torch.full((1, 1), 1 + 2**-8))
-        found = {name: g.item() for name, g in zip(names, gradients, strict=True)}
-        assert found["W_out"] == slope * fired
-        assert found["W_fire"] == pytest.approx(3 * slope, rel=1e-7)
-        assert found["read"] == pytest.approx(3 * slope, rel=1e-7)
-        assert found["b_direct"] == slope
+        of_logits = torch.full((1, 1), 1 + 2**-8)
+        gradients = torch.autograd.grad(logits, leaves, of_logits)
+        found = dict(zip(names, gradients, strict=True))
+        slope = of_logits.item() if fired > 1 else 1.0
+        assert found["W_out"].item() == slope * fired
+        assert found["values"].item() == pytest.approx(3 * slope, rel=1e-7)
+        assert found["W_behind"].flatten().tolist()[:2] == pytest.approx([3 * slope, of_logits.item()])
+        assert found["b_behind"].tolist()[:2] == pytest.approx([3 * slope, of_logits.item()])
+        assert found["weights"].item() == pytest.approx(-3 * slope)
