@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _ROUNDS = ContextVar("rounds", default=False)
@@ -41,34 +42,29 @@ def linear(
     x: Float[Tensor, "row in"], weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None = None
 ) -> Float[Tensor, "row out"]:
     """`torch.nn.functional.linear`, of rounded factors where `rounded_factors` holds."""
-    return _Product.apply(x, weight.mT, bias)[0] if rounds() else functional.linear(x, weight, bias)
+    return _Product.apply(x, weight.mT, bias) if rounds() else functional.linear(x, weight, bias)
 
 
-def product(a: Float[Tensor, "*batch row in"], b: Float[Tensor, "*batch in col"]) -> Tensor:
-    """a @ b, [*batch row col], of rounded factors where `rounded_factors` holds."""
-    return _Product.apply(a, b, None)[0] if rounds() else a @ b
+def product(a: Float[Tensor, "row in"], b: Float[Tensor, "in col"]) -> Float[Tensor, "row col"]:
+    """a @ b, of rounded factors where `rounded_factors` holds."""
+    return _Product.apply(a, b, None) if rounds() else a @ b
 
 
 class _Product(torch.autograd.Function):
-    """ab, or ab + c, and both factors as they were rounded; so is what is multiplied in the backward pass."""
+    """ab, or ab + c, of rounded factors; so are the products of its gradients.
 
-    generate_vmap_rule = True
+    It cannot be mapped: on a CPU seeds are computed one after the other.
+    """
 
     @staticmethod
-    def forward(a: Tensor, b: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
         a, b = rounded(a), rounded(b)
-        return a @ b if c is None else torch.addmm(c, a, b), a, b
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep the rounded factors, which have no gradient."""
-        _, a, b = output
-        ctx.mark_non_differentiable(a, b)
         ctx.save_for_backward(a, b)
-        ctx.set_materialize_grads(False)
-        ctx.has_bias = inputs[2] is not None
+        ctx.has_bias = c is not None
+        return a @ b if c is None else torch.addmm(c, a, b)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # pyright: ignore
         (a, b), slopes = ctx.saved_tensors, rounded(gradients[0])
         return slopes @ b.mT, a.mT @ slopes, slopes.sum(dim=0) if ctx.has_bias else None

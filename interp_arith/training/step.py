@@ -67,7 +67,8 @@ def losses(
         asker = None if config.precision == "fp16" else config.task.asking_token
         out = ensemble.logits(config.model, parameters, batch.tokens, answer_positions, mapped, ids, asker)
     loss = scoring.total_cross_entropy(out, batch.targets, batch.mask, config.loss)
-    return loss, out.detach().abs().amax(dim=(1, 2, 3))
+    out = out.detach()
+    return loss, torch.maximum(out.amax(dim=(1, 2, 3)), -out.amin(dim=(1, 2, 3)))
 
 
 def apply(

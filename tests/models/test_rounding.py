@@ -58,13 +58,3 @@ def test_it_is_the_product_that_bfloat16_gives_but_for_its_last_rounding(sizes):
     expected = torch.nn.functional.linear(x.bfloat16(), weight.bfloat16()).float()
     torch.testing.assert_close(found, expected, rtol=2**-8, atol=1e-3)
     assert (found != x @ weight.T).any()
-
-
-def test_it_can_be_mapped_and_differentiated_so():
-    generator = torch.Generator().manual_seed(2)
-    x, weight = (torch.randn(shape, generator=generator) for shape in ((2, 4, 3), (2, 5, 3)))
-    with rounded_factors():
-        gradients = torch.vmap(torch.func.grad(lambda w, x: linear(x, w).square().sum()))(weight, x)
-        for index in range(2):
-            alone = torch.func.grad(lambda w, i=index: linear(x[i], w).square().sum())(weight[index])
-            torch.testing.assert_close(gradients[index], alone)
