@@ -1,6 +1,7 @@
 """The floating-point operations that one training step needs; knows no clock and no device.
 
-Counted are the matrix products of our forward pass (`interp_arith.models.lean`, or `single` where it serves) and of
+Counted are the matrix products of our forward pass (`interp_arith.models.lean`, or `single` and
+`stacked` where they serve) and of
 its gradients, 2 for each multiply-add, and nothing else: no norms, softmax, look-ups, loss or optimizer. What a
 competitor multiplies beyond that (other positions, embeddings of every question) is waste, and so lowers the share of
 the matrix rate it reaches.
@@ -14,7 +15,7 @@ FORWARD_AND_BACKWARD = 3
 """A product has two gradients, one for each factor, and each costs as much as the product."""
 
 
-def step_flops(config: RunConfig, batch: int) -> int:
+def step_flops(config: RunConfig, batch: int, device: str) -> int:
     """Operations of one step of one seed.
 
     With batch B, positions T, answer positions A, tokens V, logits L, width d, heads × their width h, neurons m:
@@ -30,20 +31,30 @@ def step_flops(config: RunConfig, batch: int) -> int:
         once          2 d (h m + h L + m L)               the folded matrices
         questions     2 B (h m + h L + m L)               neurons; logits, past the neurons and behind them
 
+    and on a CPU, which looks up what a head makes of a token, instead of the last:
+
+        table         2 V (T - 1) h (m + L)               what each token adds to neurons and logits
+        questions     2 B m L                             logits behind the neurons
+
     Times three, for the gradients.
 
     Args:
         config: task and model.
         batch: questions a step.
+        device: "cpu" or "cuda".
     """
     model, positions = config.model, config.task.n_ctx
     answers = config.task.answer_positions
     n_answers = answers[-1] - answers[0] + 1
     width, n_logits = model.n_heads * model.head_width, config.task.d_vocab_out
     if config.task.asking_token is not None and is_foldable(model, n_answers):
-        folded = width * model.d_mlp + (width + model.d_mlp) * n_logits
-        tables = model.d_model * width * len(config.task.vocabulary) * (1 + 2 * positions)
-        return FORWARD_AND_BACKWARD * 2 * (tables + (model.d_model + batch) * folded)
+        n_tokens, past_heads = len(config.task.vocabulary), width * (model.d_mlp + n_logits)
+        folded = past_heads + model.d_mlp * n_logits
+        tables = model.d_model * width * n_tokens * (1 + 2 * positions)
+        questions = batch * folded
+        if device == "cpu":
+            questions = n_tokens * (positions - 1) * past_heads + batch * model.d_mlp * n_logits
+        return FORWARD_AND_BACKWARD * 2 * (tables + model.d_model * folded + questions)
     forward = 2 * model.d_model * n_logits * batch * n_answers
     for layer in range(model.n_layers):
         queries = n_answers if layer == model.n_layers - 1 else positions

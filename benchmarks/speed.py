@@ -168,7 +168,7 @@ def main() -> None:
         launched = launch_all(plan, config, counts)
         shape = mlp_shape(config, batch_size(config))
         timings = compare(plan, config, alone(plan, config), shape=shape, launched=launched.get(1))
-        block = step_table(name, timings, step_flops(config, batch_size(config)))
+        block = step_table(name, timings, step_flops(config, batch_size(config), plan.device))
         block += ["", *seeds_table(name, *by_seeds(plan, config, timings, counts, launched)), ""]
         print("\n".join(block), flush=True)
         print(*warnings(timings, plan.threads), sep="\n", file=sys.stderr)

@@ -251,16 +251,16 @@ def summands(
     v: Float[Tensor, "pos token head d_head"],
 ) -> Float[Tensor, "pos token col"]:
     """eˢ v and eˢ of every head, for each pair of position and token."""
-    weights = weights_of(q, k)
+    weights = weights_of(q, k, _HEADROOM)
     return torch.cat([(weights[..., None] * v).flatten(2), weights], dim=-1)
 
 
 def weights_of(
-    q: Float[Tensor, "head d_head"], k: Float[Tensor, "pos token head d_head"]
+    q: Float[Tensor, "head d_head"], k: Float[Tensor, "pos token head d_head"], largest: float
 ) -> Float[Tensor, "pos token head"]:
-    """eˢ of every head, for each pair of position and token; scaled so that the largest is e⁴⁰."""
+    """eˢ of every head, for each pair of position and token; scaled so that the largest is e to that number."""
     scores = (q * k).sum(dim=-1) / math.sqrt(q.shape[-1])
-    return (scores - (scores.detach().amax(dim=(0, 1)) - _HEADROOM)).exp()
+    return (scores - (scores.detach().amax(dim=(0, 1)) - largest)).exp()
 
 
 def narrow_logits(

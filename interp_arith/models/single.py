@@ -8,9 +8,10 @@ times as long.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import cached_property, lru_cache, reduce
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,8 +24,11 @@ from interp_arith.models.layer import ACTIVATIONS, block_of
 from interp_arith.models.lean import answer_logits, tables, weights_of
 from interp_arith.models.rounding import rounded, rounds
 
-_FAINT = 1e-30
+_LARGEST = 20.0  # nats: what is multiplied by a share, e⁻²⁰ then, is still far from where float32 ends
+_FAINT = 1e-33
 """Of a score's exponential: below, those of a question could add up to nothing."""
+_KEPT_TOKENS = 1 << 15
+"""Of more tokens it is not kept where they stand: that would take megabytes, and saves the less of a step."""
 _ALIGNED = 16  # numbers: rows that begin at a multiple are read in whole vectors
 _SLOPES: dict[str, Callable[[Tensor, Tensor], object]] = {
     "relu": lambda g, x: torch.ops.aten.threshold_backward.grad_input(g, x, 0, grad_input=g),
@@ -47,14 +51,13 @@ def single_logits(
     """
     last, block = tokens.shape[1] - 1, block_of(parameters, 0)
     table, q, k, v = tables(config, parameters, block, tokens, range(last, last + 1))
-    weights = weights_of(q[0, asker], k)
+    weights = weights_of(q[0, asker], k, _LARGEST)
     seen = weights.detach()
     if torch.minimum(seen[:-1].amin(), seen[-1, asker].amin()) < _FAINT:
         return answer_logits(config, parameters, tokens, (last,), asker=asker)
     folded = fold(config, parameters, block["attn.W_O"], table[last, asker])
     values, weights = (_with_asker(x, last, asker).flatten(0, 1) for x in (weights[..., None] * v, weights))
-    ids = tokens[:, :last] + len(table[0]) * torch.arange(last)
-    places = _places(ids.numpy().tobytes(), ids.shape, len(values), config.n_heads)
+    places = _places(tokens[:, :last] + len(table[0]) * torch.arange(last), len(values), config.n_heads)
     behind = _behind_heads(folded, config.n_heads)
     multiplied = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else table.dtype
     logits = _Logits.apply(values, weights, *behind, folded.W_out, places, config.activation, multiplied)
@@ -85,52 +88,75 @@ def _behind_heads(
 class _Places:
     """Where the summands of what is read stand in a table of all; a summand is one position seen by one head.
 
+    Of a question they are numbered position by position, and head by head within a position.
+
     Attributes:
-        rows: of each question's tokens, without heads.
-        entries: of each question's summands, heads first.
-        starts: number of the first summand of each question.
-        questions: to which each summand belongs.
-        order: summands in the order of what they are, heads last.
-        ordered_questions: to which they belong in that order.
-        ordered_starts: where each row and head begins in it.
+        rows: the table's row, for each question and position.
+        n_rows: of the table, for each head.
+        n_heads: that read.
     """
 
     rows: Int[Tensor, "batch pos"]
-    entries: Int[Tensor, "batch summand"]
-    starts: Int[Tensor, " batch"]
-    questions: Int[Tensor, " batch*summand"]
-    order: Int[Tensor, " batch*summand"]
-    ordered_questions: Int[Tensor, " batch*summand"]
-    ordered_starts: Int[Tensor, " row*head"]
+    n_rows: int
+    n_heads: int
+
+    @cached_property
+    def entries(self) -> Int[Tensor, "batch summand_plus_1"]:
+        """Of each question's summands, in a table [head row] with one entry more; that is the last of each."""
+        by_head = self.rows[..., None] + self.n_rows * torch.arange(self.n_heads)
+        return functional.pad(by_head.flatten(1), (0, 1), value=self.n_rows * self.n_heads)
+
+    @cached_property
+    def starts(self) -> Int[Tensor, " batch"]:
+        """Number of the first summand of each question."""
+        return torch.arange(len(self.rows)) * (self.rows.shape[1] * self.n_heads)
+
+    @cached_property
+    def questions(self) -> Int[Tensor, " batch*summand"]:
+        """To which each summand belongs."""
+        return torch.arange(len(self.rows)).repeat_interleave(self.rows.shape[1] * self.n_heads)
+
+    @cached_property
+    def order(self) -> Int[Tensor, " batch*summand"]:
+        """Numbers of the summands in the order of what they are, [row head]."""
+        return self._kinds.argsort(stable=True)
+
+    @cached_property
+    def ordered_questions(self) -> Int[Tensor, " batch*summand"]:
+        """To which they belong in that order."""
+        return self.questions[self.order]
+
+    @cached_property
+    def ordered_starts(self) -> Int[Tensor, " row*head"]:
+        """Where each kind begins in it."""
+        counts = self._kinds.bincount(minlength=self.n_rows * self.n_heads)
+        return counts.cumsum(0) - counts
+
+    @property
+    def _kinds(self) -> Int[Tensor, " batch*summand"]:
+        return (self.rows[..., None] * self.n_heads + torch.arange(self.n_heads)).flatten()
+
+
+def _places(rows: Int[Tensor, "batch pos"], n_rows: int, n_heads: int) -> _Places:
+    """Kept, since most train on the same questions at every step, and sorting takes a while."""
+    if rows.numel() > _KEPT_TOKENS:
+        return _Places(rows, n_rows, n_heads)
+    return _kept_places(rows.numpy().tobytes(), rows.shape, n_rows, n_heads)
 
 
 @lru_cache(maxsize=32)
-def _places(rows: bytes, shape: tuple[int, int], n_rows: int, n_heads: int) -> _Places:
-    """Of these rows, int64: kept, since most train on the same questions at every step."""
-    ids = torch.frombuffer(bytearray(rows), dtype=torch.int64).view(shape)
-    heads = torch.arange(n_heads)
-    entries = (ids[..., None] + n_rows * heads).flatten(1)
-    what = (ids[..., None] * n_heads + heads).flatten()
-    order = what.argsort(stable=True)
-    counts = what.bincount(minlength=n_rows * n_heads)
-    per_question = entries.shape[1]
-    return _Places(
-        ids,
-        functional.pad(entries, (0, 1), value=n_rows * n_heads),
-        torch.arange(0, len(order), per_question),
-        torch.arange(len(ids)).repeat_interleave(per_question),
-        order,
-        order // per_question,
-        counts.cumsum(0) - counts,
-    )
+def _kept_places(rows: bytes, shape: tuple[int, int], n_rows: int, n_heads: int) -> _Places:
+    """Of rows in int64."""
+    found = np.frombuffer(rows, dtype=np.int64).reshape(shape).copy()
+    return _Places(torch.from_numpy(found), n_rows, n_heads)
 
 
 class _Logits(torch.autograd.Function):
     """`folded.logits_of` what the heads read, from a table of what each summand of it enters.
 
     An entry times its weight, both as in the sum over all, is divided by the sum of the head's weights. In bfloat16
-    the table is a product of rounded factors in float32, and so are its gradients: weights get theirs as a small
-    difference of two of them.
+    the table is a product of rounded factors in float32. Its gradient is not rounded: that of a weight is a small
+    difference, between what the weight adds to the sum and what it takes from all others.
     """
 
     @staticmethod
@@ -169,6 +195,7 @@ class _Logits(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         table, inverse, values, weights, W_behind, W_out, neurons, fired = ctx.saved_tensors
         places, of_logits = ctx.places, _factor(ctx, gradients[0])
@@ -186,7 +213,8 @@ class _Logits(torch.autograd.Function):
         ).view(len(inverse), -1)
         n_heads = inverse.shape[1]
         of_inverse = reduce(torch.add, of_shares.split(n_heads, dim=1))
-        # What shares are divided by is added up in the same pass, in columns of its own; there shares count as one.
+        # The same pass adds up the gradients of totals, in columns of their own: −of_inverse · inverse², and it
+        # multiplies by inverse once.
         of_totals = of_zeros[:, :n_heads]
         torch.mul(of_inverse, inverse, out=of_totals).neg_()
         of_table = functional.embedding_bag(
@@ -216,10 +244,7 @@ def _of_summands(by_head: Float[Tensor, "batch head"], places: _Places) -> Float
 
 
 def _halves(x: Float[Tensor, "batch col"]) -> Float[Tensor, "part row col"]:
-    """Rows in two parts, where they can be halved.
-
-    As many rows times few columns, MKL multiplies two halves side by side quicker than it splits a whole.
-    """
+    """Rows in two parts, where their number is even: MKL is quicker with two products than where it splits one."""
     n_parts = 2 - len(x) % 2
     return x.unflatten(0, (n_parts, len(x) // n_parts))
 
@@ -230,7 +255,7 @@ def _columns(W_out: Float[Tensor, "d_mlp d_vocab_out"]) -> tuple[int, int]:
 
 
 def _fired(ctx: Any, neurons: Float[Tensor, "batch d_mlp"]) -> Float[Tensor, "batch d_mlp"]:
-    """What neurons put out, as a factor; of relu in their place, rounded or not."""
+    """What neurons put out, as a factor; of relu written over what entered them."""
     if ctx.activation != "relu":
         return _factor(ctx, ACTIVATIONS[ctx.activation](neurons))
     if ctx.rounds:

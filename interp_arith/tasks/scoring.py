@@ -10,9 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 LossName = Literal["softmax", "stablemax"]
 _SMALLEST = -70.0  # nats below the largest logit
+_COUNTS = (
+    2e-22  # of a row's largest exponential; gradients of less would end as numbers at which a CPU slows down
+)
 
 
 def log_softmax(logits: Float[Tensor, "*axes d_vocab_out"]) -> Float[Tensor, "*axes d_vocab_out"]:
@@ -58,7 +62,11 @@ def total_cross_entropy(
 
 
 class _SoftmaxCrossEntropy(torch.autograd.Function):
-    """The sum of −log softmax(z)[target]; its gradient is softmax(z) − one-hot. On a CPU, in float64 throughout."""
+    """The sum of −log softmax(z)[target]; its gradient is softmax(z) − one-hot. On a CPU.
+
+    The loss is float64 throughout. Exponentials are kept for the gradient in float32, of float32 logits; how far the
+    right answer's probability is from 1 in float64: there float32 would lose what is left of a small loss.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -66,7 +74,10 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         right = logits.gather(-1, ids).double() - top
         parts = logits.to(torch.float64, copy=True).sub_(top).exp_()
         total = parts.sum(dim=-1, keepdim=True)
-        ctx.save_for_backward(parts.to(logits.dtype), parts.gather(-1, ids) - total, total, ids, mask)
+        kept = parts.to(torch.promote_types(logits.dtype, torch.float32))
+        kept = functional.threshold(kept, _COUNTS, 0.0)
+        ctx.save_for_backward(kept, parts.gather(-1, ids) - total, total, ids, mask)
+        ctx.dtype = logits.dtype
         return ((total.log() - right)[..., 0] * mask).sum(dim=(-2, -1))
 
     @staticmethod
@@ -75,7 +86,7 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         (parts, of_right, total, ids, mask), (gradient,) = ctx.saved_tensors, gradients
         scale = (mask * gradient[..., None, None])[..., None] / total
         slopes = (parts * scale.to(parts.dtype)).scatter_(-1, ids, (of_right * scale).to(parts.dtype))
-        return slopes, None, None
+        return slopes.to(ctx.dtype), None, None
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
@@ -107,7 +118,7 @@ def _exponentials(
 ) -> Float[Tensor, "*axes d_vocab_out"]:
     """Of the logits less the largest of their row, at least in float32.
 
-    What is too small to count is cut off at e⁻⁷⁰: below e⁻⁸⁷ float32 has few digits left, and a CPU slows down.
+    What is too small to count is cut off at e⁻⁷⁰: below e⁻⁸⁷ float32 has few digits left.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return (logits.to(dtype) - top.to(dtype)).clamp_(min=_SMALLEST).exp_()

@@ -79,7 +79,7 @@ def test_what_is_multiplied_for_every_question_is_rounded_and_gradients_are_too(
     W_behind, W_out = torch.tensor([[[1.0, 0.0, 0.0]]]), torch.full((1, 1), 3.0)
     leaves = [one, one[0], W_behind, between, W_out]  # columns: neuron, logit, and one for the head
     names = ("values", "weights", "W_behind", "b_behind", "W_out")
-    places = single._places(torch.tensor([[0]]).numpy().tobytes(), (1, 1), 1, 1)
+    places = single._places(torch.tensor([[0]]), 1, 1)
     for rounding, fired in ((nullcontext(), 1 + 2**-8), (rounded_factors(), 1.0)):
         leaves = [leaf.detach().requires_grad_() for leaf in leaves]
         with rounding:
