@@ -20,7 +20,10 @@ _ROUNDS = ContextVar("rounds", default=False)
 
 @contextmanager
 def rounded_factors() -> Iterator[None]:
-    """Within, factors of products with weights are rounded, in the forward pass and the backward one that follows."""
+    """Within, factors of products with weights are rounded, in the forward pass and the backward one that follows.
+
+    Not the gradient of a table of which weights get a small difference (`single`).
+    """
     token = _ROUNDS.set(True)
     try:
         yield
