@@ -104,8 +104,8 @@ def _table() -> dict[str, Preset]:
             ModularArithmetic(p=113),
             "test accuracy ≥ 0.999 within 250 steps, for good",
             # A larger epsilon, a slow second moment and clipping tame the spikes after memorization; the decay lets
-            # the weights settle. How fast the rate rises matters: after 7 updates none of 24 seeds ended below, after 5
-            # two of 40, after 10 three of 16, after 2 ten of 16. With other rounding about one in fifteen does.
+            # the weights settle. How fast the rate rises matters: after 7 updates none of 24 seeds ended below,
+            # after 5 two of 40, after 10 three of 16, after 2 ten of 16. With other rounding one in fifteen does.
             model=ModelConfig(activation="gelu", d_mlp=448, init_scale=1.9),
             optimizer=AdamW(learning_rate=2.2e-2, betas=(0.9, 0.995), weight_decay=2.25, epsilon=8e-6),
             clip_norm=0.3,
