@@ -1,10 +1,9 @@
-"""The floating-point operations that one training step needs; knows no clock and no device.
+"""The floating-point operations that one training step needs; knows no clock.
 
-Counted are the matrix products of our forward pass (`interp_arith.models.lean`, or `single` and
-`stacked` where they serve) and of
-its gradients, 2 for each multiply-add, and nothing else: no norms, softmax, look-ups, loss or optimizer. What a
-competitor multiplies beyond that (other positions, embeddings of every question) is waste, and so lowers the share of
-the matrix rate it reaches.
+Counted are the matrix products of our forward pass (`interp_arith.models.lean`, or `single` and `stacked` where they
+serve) and of its gradients, 2 for each multiply-add, and nothing else: no norms, softmax, look-ups, loss, optimizer.
+What a competitor multiplies beyond that (other positions, embeddings of every question) is waste, and so lowers the
+share of the matrix rate it reaches.
 """
 
 from interp_arith.models.config import ModelConfig

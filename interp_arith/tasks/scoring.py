@@ -14,9 +14,8 @@ from torch.nn import functional
 
 LossName = Literal["softmax", "stablemax"]
 _SMALLEST = -70.0  # nats below the largest logit
-_COUNTS = (
-    2e-22  # of a row's largest exponential; gradients of less would end as numbers at which a CPU slows down
-)
+_COUNTS = 2e-22
+"""Of a row's largest exponential: gradients of less would end as numbers so small that a CPU slows down."""
 
 
 def log_softmax(logits: Float[Tensor, "*axes d_vocab_out"]) -> Float[Tensor, "*axes d_vocab_out"]:

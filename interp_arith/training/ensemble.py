@@ -63,7 +63,8 @@ def logits(
     """Answer logits of every seed on its own tokens [seed, batch, pos].
 
     A GPU maps over the seeds, one kernel for all. A CPU takes them one after the other: its batched matrix products
-    are several times slower than single ones, and so a seed in an ensemble follows the seed alone to the bit.
+    are several times slower than single ones, and so a seed in an ensemble follows the seed alone to the bit, where
+    all have as many questions.
     `mapped` chooses otherwise. `ids` are those of `answer_logits`, [seed, batch, pos]; so is `asker`.
     """
     mapped = tokens.device.type != "cpu" if mapped is None else mapped
