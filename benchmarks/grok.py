@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rounds import Plan, Timing, compare
+from rounds import Plan, Timing, compare, with_adamw
 from tables import NAMES, table
 
 from interp_arith.presets import preset
@@ -15,7 +15,8 @@ from interp_arith.training.config import StopRule
 
 FAST, CANONICAL = "mod-add-113-fast", "mod-add-113-canonical"
 METRIC, GROKKED = "test_accuracy", 0.999
-COMPETITORS = ("plain", "handwritten", "jax", "ours fp32", "ours bf16")
+OURS = ("ours fp32", "ours bf16")
+COMPETITORS = ("plain", "handwritten", "jax", *OURS)
 
 
 def first_grokked(run_directory: Path) -> int:
@@ -46,14 +47,23 @@ def trained_steps(plan: Plan, name: str) -> list[int]:
         return [first_grokked(run.path)]
 
 
+def timed(plan: Plan, name: str) -> dict[str, Timing]:
+    """Every competitor's step of that preset: ours with its optimizer, the others with AdamW if it has another."""
+    config = preset(name)
+    if with_adamw(config) == config:
+        return compare(plan, config, COMPETITORS)
+    others = [who for who in COMPETITORS if who not in OURS]
+    return compare(plan, with_adamw(config), others) | compare(plan, config, OURS)
+
+
 def table_lines(plan: Plan, file: Path | None) -> list[str]:
-    """The table: both recipes, every competitor; then the two factors."""
+    """The table: both recipes, every competitor; then the factors."""
     given = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
     steps = {
         name: given_steps(given[name]) if name in given else trained_steps(plan, name)
         for name in (CANONICAL, FAST)
     }
-    timings = {name: compare(plan, preset(name), COMPETITORS) for name in steps}
+    timings = {name: timed(plan, name) for name in steps}
     middle = {name: median(found) for name, found in steps.items()}
     rows = [
         [NAMES[who], *(cell for name in steps for cell in _cells(timings[name][who], middle[name]))]
@@ -66,29 +76,32 @@ def table_lines(plan: Plan, file: Path | None) -> list[str]:
     counts = "; ".join(
         f"`{name}` {middle[name]:,.0f} steps (median of {len(found)})" for name, found in steps.items()
     )
-    recipe = middle[CANONICAL] / middle[FAST]
     return [
         *table(header, rows),
         "",
         f"{counts}, counted in runs of ours. Seconds are steps × the time of a step measured here: every "
-        "competitor is taken to need the same steps, since it computes the same updates (bf16 up to rounding).",
+        "competitor is taken to need the same steps, since it computes the same updates (bf16 up to rounding). "
+        f"(a), (b) and (c) have AdamW alone, whose update stands in for that of `{FAST}` where this has another.",
         "",
-        *(
-            f"{NAMES[who]}: {recipe * factor:,.0f} × less than (a) with the canonical recipe: {recipe:,.1f} × "
-            f"from the recipe, {factor:.2f} × from the step.  "
-            for who in ("ours fp32", "ours bf16")
-            if (factor := _step_factor(timings, who)) is not None
-        ),
+        *(line for who in OURS if (line := _factors(timings, middle, who)) is not None),
     ]
+
+
+def _factors(timings: dict[str, dict[str, Timing]], middle: dict[str, float], who: str) -> str | None:
+    """Seconds of (a) with the canonical recipe over those of this one with the fast recipe, and the factors."""
+    plain, small, this = timings[CANONICAL]["plain"], timings[FAST]["plain"], timings[FAST][who]
+    if not (plain.seconds and small.seconds and this.seconds):
+        return None
+    fewer, smaller = middle[CANONICAL] / middle[FAST], plain.step / small.step
+    faster = small.step / this.step
+    return (
+        f"{NAMES[who]}: {fewer * smaller * faster:,.0f} × less than (a) with the canonical recipe: "
+        f"{fewer * smaller:,.1f} × from the recipe ({fewer:,.1f} × fewer steps, each {smaller:.2f} × less work for "
+        f"(a)), {faster:.2f} × from the step.  "
+    )
 
 
 def _cells(timing: Timing, steps: float) -> list[str]:
     if not timing.seconds:
         return [(timing.problem or "–").replace("|", "/"), "–"]
     return [f"{timing.step * 1000:.1f}", f"{timing.step * steps:,.1f}"]
-
-
-def _step_factor(timings: dict[str, dict[str, Timing]], who: str) -> float | None:
-    """(a) with the canonical recipe over this one with the fast recipe."""
-    plain, this = timings[CANONICAL]["plain"], timings[FAST][who]
-    return plain.step / this.step if plain.seconds and this.seconds else None

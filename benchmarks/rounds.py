@@ -11,6 +11,7 @@ from statistics import median
 from children import Child, Failed
 
 from interp_arith.training.config import RunConfig
+from interp_arith.training.optimizers import AdamW
 
 SETTLE_SECONDS = 0.02  # threads of the last child may spin for some milliseconds after its block
 TOLERANCES = {"fp32": (1e-4, 2e-3), "tf32": (1e-3, 5e-3), "bf16": (2e-2, 5e-2)}
@@ -64,6 +65,11 @@ class Plan:
     rounds: int
     block_seconds: float
     square: int
+
+
+def with_adamw(config: RunConfig) -> RunConfig:
+    """The config with AdamW, which every competitor has; another optimizer gives way to the default rates."""
+    return config if isinstance(config.optimizer, AdamW) else config.replace(optimizer=AdamW())
 
 
 def launch(plan: Plan, config: RunConfig, names: Sequence[str], seeds: int = 1) -> dict[str, Child]:

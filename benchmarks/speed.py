@@ -20,13 +20,12 @@ import torch
 from children import Child
 from flops import mlp_shape, step_flops
 from readme import replace_block
-from rounds import Plan, Timing, compare, launch, wait_for
+from rounds import Plan, Timing, compare, launch, wait_for, with_adamw
 from tables import NOTES, seeds_table, step_table
 
 from interp_arith.presets import preset
 from interp_arith.tasks.base import SampledTask
 from interp_arith.training.config import RunConfig
-from interp_arith.training.optimizers import AdamW
 
 PRESETS = ("mod-add-113-canonical", "add-10d-763", "add-10d-4k")
 ALONE = {
@@ -143,11 +142,6 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--grok", action="store_true", help="steps and seconds to grok")
     parser.add_argument("--grok-steps", type=Path, help='{"PRESET": [STEPS or RUN DIRECTORY, …]}')
     return parser.parse_args()
-
-
-def with_adamw(config: RunConfig) -> RunConfig:
-    """The config with AdamW, which every competitor has; another optimizer gives way to the default rates."""
-    return config if isinstance(config.optimizer, AdamW) else config.replace(optimizer=AdamW())
 
 
 def main() -> None:

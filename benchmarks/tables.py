@@ -15,8 +15,9 @@ NAMES = {
     "ours fp32 + drawing": "(d) with its drawing of questions",
 }
 NOTES = [
-    "A step is forward, backward, clipping where the preset clips, and AdamW, on the preset's whole batch, from the"
-    " same initial weights. All compute in float32 but (e), whose matrix products are of bfloat16 numbers (on a CPU"
+    "A step is forward, backward, clipping where the preset clips, and AdamW (which stands in for another optimizer "
+    "of the preset, but for ours in seconds to grok), on the preset's whole batch, from the same initial weights. "
+    "All compute in float32 but (e), whose matrix products are of bfloat16 numbers (on a CPU"
     " without units for them multiplied in float32, and so is its matrix rate), and rows that name TF32; the loss "
     "is float64 in (a), (d) and (e), on a GPU of float32 exponentials in (d) and (e), and float32 in (b) and (c). "
     "(b) and (c) pass every position through the blocks, and unembed the answers only. (d) and (e) keep freed "

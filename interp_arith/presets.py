@@ -14,7 +14,7 @@ from interp_arith.tasks.modular import ModularArithmetic
 from interp_arith.tasks.permutations import PermutationComposition
 from interp_arith.tasks.text import Text
 from interp_arith.training.config import Budget, CheckpointPlan, RunConfig, StopRule
-from interp_arith.training.optimizers import AdamW
+from interp_arith.training.optimizers import AdamW, Muon
 from interp_arith.training.schedules import Constant, Cosine, Decay
 
 _WARM = Constant(warmup_steps=10)
@@ -102,15 +102,22 @@ def _table() -> dict[str, Preset]:
         _modular(
             "mod-add-113-fast",
             ModularArithmetic(p=113),
-            "test accuracy ≥ 0.999 within 250 steps, for good",
-            # A larger epsilon, a slow second moment and clipping tame the spikes after memorization; the decay lets
-            # the weights settle. How fast the rate rises matters: after 7 updates none of 24 seeds ended below,
-            # after 5 two of 40, after 10 three of 16, after 2 ten of 16. With other rounding one in fifteen does.
-            model=ModelConfig(activation="gelu", d_mlp=448, init_scale=1.9),
-            optimizer=AdamW(learning_rate=2.2e-2, betas=(0.9, 0.995), weight_decay=2.25, epsilon=8e-6),
-            clip_norm=0.3,
-            schedule=Decay(warmup_steps=7, start_fraction=0.75, final_fraction=0.01),
-            budget=Budget(steps=250),
+            "test accuracy ≥ 0.999 within 200 steps, for good",
+            # With AdamW on the attention too, one seed in fifteen ended at 0.995 to 0.999 at any rate, decay and
+            # width tried; with Muon in the MLP as well, it takes twice the steps. Chosen on other seeds than 0 to 73.
+            model=ModelConfig(activation="gelu", d_mlp=320),
+            optimizer=Muon(
+                matrices="attention",
+                learning_rate=0.1,
+                momentum=0.9,
+                weight_decay=0.3,
+                adamw_learning_rate=2.8e-2,
+                adamw_weight_decay=2.25,
+                epsilon=8e-6,
+            ),
+            clip_norm=0.25,
+            schedule=Decay(warmup_steps=10, start_fraction=0.5),
+            budget=Budget(steps=200),
             stop=StopRule(),
             evaluate_every=5,
         ),

@@ -1,4 +1,4 @@
-"""What this package's trainer runs at each step: the lean forward on stacked parameters, and its own AdamW."""
+"""What this package's trainer runs at each step: the lean forward on stacked parameters, and its own optimizers."""
 
 import sys
 

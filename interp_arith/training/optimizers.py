@@ -42,9 +42,14 @@ class Optimizer(Choice, ABC):
         """The state before the first update: the rates, and zeros."""
         some = next(iter(parameters.values()))
         rates = {
-            name: some.new_full((len(some),), getattr(self, name), dtype=torch.float64) for name in self.RATES
+            name: some.new_full((len(some),), rate, dtype=torch.float64)
+            for name, rate in self.rates().items()
         }
         return rates | self.moments(parameters)
+
+    def rates(self) -> dict[str, float]:
+        """The values of the fields in `RATES`."""
+        return {name: getattr(self, name) for name in self.RATES}
 
     @abstractmethod
     def moments(self, parameters: Stacked) -> dict[str, Tensor]:
@@ -68,20 +73,24 @@ class AdamW(Optimizer):
     def update(
         self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: Number, multiplier: Number
     ) -> None:
-        adamw_update(self, parameters, gradients, state, step, state["learning_rate"] * multiplier)
+        rate, decay = state["learning_rate"] * multiplier, state["weight_decay"]
+        adamw_update(self, parameters, gradients, state, step, rate, decay)
 
 
 class Muon(Optimizer):
-    """Momentum orthogonalized by Newton–Schulz for the blocks' matrices, AdamW for everything else.
+    """Momentum orthogonalized by Newton–Schulz for matrices of the blocks, AdamW for everything else.
 
-    A matrix is a parameter `blocks.*` whose last name starts with `W_`; its last two axes are the matrix and
-    those before (seed, head) a batch. Each is updated as `torch.optim.Muon` updates that 2-D matrix alone:
+    A matrix is a parameter `blocks.*` whose last name starts with `W_`: all of them, or only those of the attention
+    (`attn.W_*`: queries, keys, values and outputs) or of the MLPs (`mlp.W_*`), as `matrices` says. Its last two axes
+    are the matrix and those before (seed, head) a batch. Each is updated as `torch.optim.Muon` updates that 2-D
+    matrix alone:
 
         B ← μB + (1−μ)g;   O = NS((1−μ)g + μB) if nesterov else NS(B)
         θ ← (1 − ηλ)θ − η √max(1, rows/columns) O
 
-    Rows and columns are those of the matrix as stored. Embeddings, unembedding, biases and norms get AdamW at
-    `adamw_learning_rate`, with the same λ. Source: Jordan et al. 2024, "Muon".
+    Rows and columns are those of the matrix as stored. Embeddings, unembedding, biases, norms and what else is left
+    get AdamW at `adamw_learning_rate` and `adamw_weight_decay`, which is λ where it is not given.
+    Source: Jordan et al. 2024, "Muon".
     """
 
     kind: Literal["muon"] = "muon"
@@ -91,19 +100,33 @@ class Muon(Optimizer):
     newton_schulz_steps: PositiveInt = 5
     weight_decay: NonNegativeFloat = 0.1
     adamw_learning_rate: PositiveFloat = 1e-3
+    adamw_weight_decay: NonNegativeFloat | None = None
+    matrices: Literal["all", "attention", "mlp"] = "all"
 
-    RATES: ClassVar[tuple[str, ...]] = ("learning_rate", "weight_decay", "adamw_learning_rate")
+    RATES: ClassVar[tuple[str, ...]] = (
+        "learning_rate",
+        "weight_decay",
+        "adamw_learning_rate",
+        "adamw_weight_decay",
+    )
+
+    def rates(self) -> dict[str, float]:
+        """The values of the fields in `RATES`."""
+        own = super().rates()
+        return own if self.adamw_weight_decay is not None else own | {"adamw_weight_decay": self.weight_decay}
 
     def moments(self, parameters: Stacked) -> dict[str, Tensor]:
-        matrices, rest = split_matrices(parameters)
+        matrices, rest = split_matrices(parameters, self.matrices)
         return zeros(matrices, "momentum") | zeros(rest, "exp_avg", "exp_avg_sq")
 
     @torch.no_grad()
     def update(
         self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: Number, multiplier: Number
     ) -> None:
-        matrices, rest = split_matrices(parameters)
-        adamw_update(self, rest, gradients, state, step, state["adamw_learning_rate"] * multiplier)
+        matrices, rest = split_matrices(parameters, self.matrices)
+        # A run that was begun before there was such a rate has none in its state.
+        decay = state.get("adamw_weight_decay", state["weight_decay"])
+        adamw_update(self, rest, gradients, state, step, state["adamw_learning_rate"] * multiplier, decay)
         if not matrices:
             return
         slopes = [gradients[name] for name in matrices]
@@ -145,7 +168,8 @@ class Grokfast(Optimizer):
         torch._foreach_lerp_(averages, slopes, 1.0 if is_first else 1 - self.alpha)
         amplified = torch._foreach_add(slopes, averages, alpha=self.amplification)
         filtered = dict(zip(parameters, amplified, strict=True))
-        adamw_update(self, parameters, filtered, state, step, state["learning_rate"] * multiplier)
+        rate, decay = state["learning_rate"] * multiplier, state["weight_decay"]
+        adamw_update(self, parameters, filtered, state, step, rate, decay)
 
 
 class OrthoGrad(Optimizer):
@@ -164,7 +188,8 @@ class OrthoGrad(Optimizer):
         self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: Number, multiplier: Number
     ) -> None:
         projected = {name: orthogonal_gradient(p, gradients[name]) for name, p in parameters.items()}
-        adamw_update(self, parameters, projected, state, step, state["learning_rate"] * multiplier)
+        rate, decay = state["learning_rate"] * multiplier, state["weight_decay"]
+        adamw_update(self, parameters, projected, state, step, rate, decay)
 
 
 OPTIMIZERS: Registry[Optimizer] = Registry("optimizer", AdamW, Muon, Grokfast, OrthoGrad)
@@ -175,9 +200,16 @@ def zeros(parameters: Stacked, *quantities: str) -> dict[str, Tensor]:
     return {f"{q}/{name}": torch.zeros_like(p.detach()) for q in quantities for name, p in parameters.items()}
 
 
-def split_matrices(parameters: Stacked) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The blocks' weight matrices (`blocks.*.W_*`), and everything else."""
-    matrices = {name: p for name, p in parameters.items() if re.fullmatch(r"blocks\..*\.W_[^.]*", name)}
+_MATRICES = {
+    "all": r"blocks\..*\.W_[^.]*",
+    "attention": r"blocks\..*\.attn\.W_.*",
+    "mlp": r"blocks\..*\.mlp\.W_.*",
+}
+
+
+def split_matrices(parameters: Stacked, which: str = "all") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The blocks' weight matrices (`blocks.*.W_*`), or those of their attention or MLPs; and everything else."""
+    matrices = {name: p for name, p in parameters.items() if re.fullmatch(_MATRICES[which], name)}
     return matrices, {name: p for name, p in parameters.items() if name not in matrices}
 
 
@@ -189,13 +221,14 @@ def adamw_update(
     state: Stacked,
     step: Number,
     rate: Float[Tensor, " seed"],
+    decay: Float[Tensor, " seed"],
 ) -> None:
-    """One AdamW update in place at rate η.
+    """One AdamW update in place at rate η and weight decay λ.
 
         θ ← (1 − ηλ)θ;   m ← β₁m + (1−β₁)g;   v ← β₂v + (1−β₂)g²
         θ ← θ − η/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
 
-    β and ε are the choice's; each seed has its own η and λ (weight decay). On a CPU one pass over each tensor does
+    β and ε are the choice's; each seed has its own η and λ. On a CPU one pass over each tensor does
     all of it, seed by seed. Where it is recorded or compiled, and of tensors that do not lie in the order of their
     axes, one `_foreach` call per operation takes all tensors and seeds together. Source: Loshchilov and Hutter 2019,
     Algorithm 2.
@@ -208,7 +241,7 @@ def adamw_update(
     in_order = all(tensor.is_contiguous() for tensor in (*weights, *first, *second))
     if in_order and weights[0].device.type == "cpu" and not isinstance(step, Tensor):
         steps, slopes = [torch.tensor(float(step))] * len(weights), [slope.contiguous() for slope in slopes]
-        for seed, (eta, decay) in enumerate(zip(rate.tolist(), state["weight_decay"].tolist(), strict=True)):
+        for seed, (eta, shrink) in enumerate(zip(rate.tolist(), decay.tolist(), strict=True)):
             torch._fused_adamw_(
                 [weight[seed] for weight in weights],
                 [slope[seed] for slope in slopes],
@@ -219,13 +252,13 @@ def adamw_update(
                 lr=eta,
                 beta1=beta1,
                 beta2=beta2,
-                weight_decay=decay,
+                weight_decay=shrink,
                 eps=choice.epsilon,
                 amsgrad=False,
                 maximize=False,
             )
         return
-    scale_seeds(weights, 1 - rate * state["weight_decay"])
+    scale_seeds(weights, 1 - rate * decay)
     torch._foreach_lerp_(first, slopes, 1 - beta1)
     torch._foreach_mul_(second, beta2)
     torch._foreach_addcmul_(second, slopes, slopes, 1 - beta2)
@@ -252,12 +285,13 @@ def scale_seeds(tensors: list[Tensor], factors: Float[Tensor, " seed"]) -> None:
 
 
 def orthogonalize(matrices: Float[Tensor, "batch row col"], steps: int) -> Float[Tensor, "batch row col"]:
-    """Each matrix USVᵀ with its singular values moved near 1 (about 0.7 to 1.2), in bfloat16; best if wide.
+    """Each matrix USVᵀ with its singular values moved near 1 (about 0.7 to 1.2); best if wide.
 
-    `steps` of X ← aX + (bA + cA²)X, A = XXᵀ, from X = G/‖G‖_F. Source: Jordan et al. 2024.
+    `steps` of X ← aX + (bA + cA²)X, A = XXᵀ, from X = G/‖G‖_F. On a GPU in bfloat16, as its author does; on a CPU,
+    where that is slower, in float32. Source: Jordan et al. 2024.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x = matrices.to(torch.float32 if matrices.device.type == "cpu" else torch.bfloat16)
     x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
@@ -268,7 +302,7 @@ def orthogonalize(matrices: Float[Tensor, "batch row col"], steps: int) -> Float
 def orthogonalize_together(stacks: Sequence[Tensor], steps: int) -> list[Tensor]:
     """`orthogonalize` each tensor's last two axes; matrices of one size, either way up, share a batch.
 
-    On a CPU only those of one seed do: how bfloat16 rounds depends on the size of the batch.
+    On a CPU only those of one seed do: how products round can depend on the size of the batch.
     """
     if stacks[0].device.type == "cpu" and len(stacks[0]) > 1:
         alone = (

@@ -10,8 +10,8 @@ from chaos.small_runs import small_config, train_small
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from rounds import with_adamw
 from ship import card, ship
-from speed import with_adamw
 
 import interp_arith as ia
 from interp_arith.errors import RequestError

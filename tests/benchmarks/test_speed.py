@@ -11,6 +11,7 @@ import torch
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import grok  # noqa: E402
 from competitors import COMPETITORS  # noqa: E402
 from competitors.base import CHECKED_STEPS, Impossible, Setting  # noqa: E402
 from flops import mlp_shape, step_flops  # noqa: E402
@@ -167,3 +168,27 @@ class TestGrok:
         (tmp_path / "metrics.jsonl").write_text('{"step": 5, "test_accuracy": 0.99}\n')
         with pytest.raises(SystemExit, match=r"never reached 0\.999"):
             first_grokked(tmp_path)
+
+    def test_the_gain_is_told_apart_by_what_it_is_due_to(self, monkeypatch, tmp_path):
+        """1,000 steps of 100 ms against 100 of 10 ms, where (a) takes 50 ms for the fast recipe's step."""
+        asked = []
+
+        def compare(plan, config, names):
+            asked.append((config.name, config.optimizer.kind, tuple(names)))
+            fast = config.name == grok.FAST
+            seconds = {"plain": 0.05 if fast else 0.1, "ours fp32": 0.01, "ours bf16": 0.02}
+            return {name: Timing(seconds=[seconds.get(name, 0.08)]) for name in names}
+
+        monkeypatch.setattr(grok, "compare", compare)
+        (tmp_path / "steps.json").write_text(json.dumps({grok.CANONICAL: [1000], grok.FAST: [90, 100, 300]}))
+        lines = grok.table_lines(None, tmp_path / "steps.json")
+        assert lines[2] == "| (a) plain HookedTransformer loop | 100.0 | 100.0 | 50.0 | 5.0 |"
+        assert lines[5] == "| (d) ours, fp32 | 10.0 | 10.0 | 10.0 | 1.0 |"
+        assert "100 × less than (a) with the canonical recipe: 20.0 × from the recipe" in lines[-2]
+        assert "(10.0 × fewer steps, each 2.00 × less work for (a)), 5.00 × from the step" in lines[-2]
+        assert "50 × less" in lines[-1]
+        assert asked == [
+            (grok.CANONICAL, "adamw", grok.COMPETITORS),
+            (grok.FAST, "adamw", ("plain", "handwritten", "jax")),
+            (grok.FAST, "muon", grok.OURS),
+        ]

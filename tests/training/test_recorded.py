@@ -64,9 +64,8 @@ def test_replayed_steps_are_those_that_are_computed(kind, fields):
         torch.testing.assert_close(report.loss, wanted.loss, rtol=1e-6, atol=0)
         norms = report.gradient_norm.double(), wanted.gradient_norm.double()
         torch.testing.assert_close(*norms, rtol=1e-5, atol=0)
-    tolerance = 1e-2 if kind == "muon" else 1e-5  # Muon's products are in bfloat16
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("fields", [KINDS["shuffled"], KINDS["drawn"]], ids=["shuffled", "drawn"])

@@ -26,10 +26,8 @@ def quiet(configs, out, **options):
 def test_variants_of_every_rate_follow_themselves_alone(kind, tmp_path):
     base = small_config(optimizer={"kind": kind}, schedule={"kind": "constant"})
     configs = [
-        base.replace(
-            name=f"{rate.replace('_', '-')}-{scale}", optimizer={rate: scale * getattr(base.optimizer, rate)}
-        )
-        for rate in base.optimizer.RATES
+        base.replace(name=f"{rate.replace('_', '-')}-{scale}", optimizer={rate: scale * value})
+        for rate, value in base.optimizer.rates().items()
         for scale in (1, 3)
     ]
     together = quiet(configs, tmp_path / "together")
