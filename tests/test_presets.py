@@ -8,6 +8,7 @@ from interp_arith import presets as room
 from interp_arith.errors import RequestError
 from interp_arith.models.transformer import build_model
 from interp_arith.presets import PRESETS, measured, preset, presets
+from interp_arith.runs import train
 from interp_arith.tasks import ModularArithmetic
 from interp_arith.training.optimizers import Muon
 
@@ -161,3 +162,14 @@ def test_measured_results_are_read_from_the_file_beside(tmp_path, monkeypatch):
     assert measured("mod-add-113") == ""
     monkeypatch.setattr(room, "_MEASURED", tmp_path / "nowhere.json")
     assert measured("sanity") == ""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_fast_recipe_is_right_on_every_question_that_it_has_not_seen(precision, tmp_path):
+    """As on each of 74 seeds in README: 0.999 at step 140 at the latest, never less after it, and 1 in the end."""
+    config = preset("mod-add-113-fast", precision=precision)
+    run = train(config, seed=0, out=tmp_path, device="cpu", progress=False)
+    accuracy = run.metrics.set_index("step")["test_accuracy"].dropna()
+    assert accuracy.loc[140:].min() >= 0.999
+    assert accuracy.loc[200] == 1.0
+    assert accuracy.loc[:50].max() < 0.9
