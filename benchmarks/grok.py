@@ -79,9 +79,10 @@ def table_lines(plan: Plan, file: Path | None) -> list[str]:
     return [
         *table(header, rows),
         "",
-        f"{counts}, counted in runs of ours. Seconds are steps × the time of a step measured here: every "
-        "competitor is taken to need the same steps, since it computes the same updates (bf16 up to rounding). "
-        f"(a), (b) and (c) have AdamW alone, whose update stands in for that of `{FAST}` where this has another.",
+        f"{counts}, counted in runs of ours. Seconds are steps × the time of a step measured here. With the "
+        "canonical recipe every competitor is taken to need the same steps, since it computes the same updates (bf16 "
+        f"up to rounding). Where `{FAST}` has another optimizer than AdamW, (a), (b) and (c) are timed with AdamW, "
+        "in turns of their own and not held to our losses: they would need the other one to need those steps.",
         "",
         *(line for who in OURS if (line := _factors(timings, middle, who)) is not None),
     ]
@@ -97,7 +98,7 @@ def _factors(timings: dict[str, dict[str, Timing]], middle: dict[str, float], wh
     return (
         f"{NAMES[who]}: {fewer * smaller * faster:,.0f} × less than (a) with the canonical recipe: "
         f"{fewer * smaller:,.1f} × from the recipe ({fewer:,.1f} × fewer steps, each {smaller:.2f} × less work for "
-        f"(a)), {faster:.2f} × from the step.  "
+        f"(a) with AdamW), {faster:.2f} × from the step.  "
     )
 
 

@@ -22,7 +22,8 @@ NOTES = [
     "is float64 in (a), (d) and (e), on a GPU of float32 exponentials in (d) and (e), and float32 in (b) and (c). "
     "(b) and (c) pass every position through the blocks, and unembed the answers only. (d) and (e) keep freed "
     "memory, as the trainer does. Where questions are drawn, 8 batches were drawn beforehand; the row “with its "
-    "drawing” draws them within the step, as training does. The losses of all agreed on the first 3 steps.",
+    "drawing” draws them within the step, as training does. The losses of all that have one optimizer "
+    "agreed on the first 3 steps.",
     "Each competitor has a process of its own; they are timed in turn, a block of steps each, in rotating order. "
     "Times are medians of the rounds, ratios medians of the ratio within a round. Memory is the peak during steps: "
     "on a CPU, what is resident beyond the imports (a compiler's leavings included). Matrix share: the operations "

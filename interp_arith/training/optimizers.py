@@ -47,6 +47,12 @@ class Optimizer(Choice, ABC):
         }
         return rates | self.moments(parameters)
 
+    @final
+    def completed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One seed's saved state, with the rates that there were not yet when it was saved."""
+        rates = {name: torch.tensor(rate, dtype=torch.float64) for name, rate in self.rates().items()}
+        return rates | dict(state)
+
     def rates(self) -> dict[str, float]:
         """The values of the fields in `RATES`."""
         return {name: getattr(self, name) for name in self.RATES}
@@ -81,8 +87,8 @@ class Muon(Optimizer):
     """Momentum orthogonalized by Newton–Schulz for matrices of the blocks, AdamW for everything else.
 
     A matrix is a parameter `blocks.*` whose last name starts with `W_`: all of them, or only those of the attention
-    (`attn.W_*`: queries, keys, values and outputs) or of the MLPs (`mlp.W_*`), as `matrices` says. Its last two axes
-    are the matrix and those before (seed, head) a batch. Each is updated as `torch.optim.Muon` updates that 2-D
+    (queries, keys, values and outputs) or of the MLPs (hidden layers too), as `matrices` says. Its last two axes are
+    the matrix and those before (seed, head) a batch. Each is updated as `torch.optim.Muon` updates that 2-D
     matrix alone:
 
         B ← μB + (1−μ)g;   O = NS((1−μ)g + μB) if nesterov else NS(B)
@@ -124,9 +130,8 @@ class Muon(Optimizer):
         self, parameters: Stacked, gradients: Stacked, state: Stacked, *, step: Number, multiplier: Number
     ) -> None:
         matrices, rest = split_matrices(parameters, self.matrices)
-        # A run that was begun before there was such a rate has none in its state.
-        decay = state.get("adamw_weight_decay", state["weight_decay"])
-        adamw_update(self, rest, gradients, state, step, state["adamw_learning_rate"] * multiplier, decay)
+        rate, decay = state["adamw_learning_rate"] * multiplier, state["adamw_weight_decay"]
+        adamw_update(self, rest, gradients, state, step, rate, decay)
         if not matrices:
             return
         slopes = [gradients[name] for name in matrices]
@@ -202,8 +207,8 @@ def zeros(parameters: Stacked, *quantities: str) -> dict[str, Tensor]:
 
 _MATRICES = {
     "all": r"blocks\..*\.W_[^.]*",
-    "attention": r"blocks\..*\.attn\.W_.*",
-    "mlp": r"blocks\..*\.mlp\.W_.*",
+    "attention": r"blocks\.\d+\.attn\..*W_[^.]*",
+    "mlp": r"blocks\.\d+\.mlp\..*W_[^.]*",
 }
 
 
@@ -284,14 +289,18 @@ def scale_seeds(tensors: list[Tensor], factors: Float[Tensor, " seed"]) -> None:
     torch._foreach_mul_(tensors, [shaped[tensor.ndim, tensor.dtype] for tensor in tensors])
 
 
+def product_dtype(device: torch.device) -> torch.dtype:
+    """In which `orthogonalize` multiplies: bfloat16 on a GPU, as its author does; float32 on a CPU: quicker."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
 def orthogonalize(matrices: Float[Tensor, "batch row col"], steps: int) -> Float[Tensor, "batch row col"]:
     """Each matrix USVᵀ with its singular values moved near 1 (about 0.7 to 1.2); best if wide.
 
-    `steps` of X ← aX + (bA + cA²)X, A = XXᵀ, from X = G/‖G‖_F. On a GPU in bfloat16, as its author does; on a CPU,
-    where that is slower, in float32. Source: Jordan et al. 2024.
+    `steps` of X ← aX + (bA + cA²)X, A = XXᵀ, from X = G/‖G‖_F. In `product_dtype`. Source: Jordan et al. 2024.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.to(torch.float32 if matrices.device.type == "cpu" else torch.bfloat16)
+    x = matrices.to(product_dtype(matrices.device))
     x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT

@@ -149,7 +149,12 @@ class Trainer:
             for lane, state in zip(self._lanes, whole, strict=True):
                 lane.held, lane.seconds = state["held"], state["seconds"]
             parameters = ensemble.stack([state["parameters"] for state in whole])
-            optimizer = ensemble.stack([state["optimizer"] for state in whole])
+            optimizer = ensemble.stack(
+                [
+                    lane.config.optimizer.completed(state["optimizer"])
+                    for lane, state in zip(self._lanes, whole, strict=True)
+                ]
+            )
             self._notify(f"resumed from step {start}")
         self._parameters = {name: tensor.to(self._device) for name, tensor in parameters.items()}
         self._state = {name: tensor.to(self._device) for name, tensor in optimizer.items()}

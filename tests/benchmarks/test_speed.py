@@ -185,7 +185,10 @@ class TestGrok:
         assert lines[2] == "| (a) plain HookedTransformer loop | 100.0 | 100.0 | 50.0 | 5.0 |"
         assert lines[5] == "| (d) ours, fp32 | 10.0 | 10.0 | 10.0 | 1.0 |"
         assert "100 × less than (a) with the canonical recipe: 20.0 × from the recipe" in lines[-2]
-        assert "(10.0 × fewer steps, each 2.00 × less work for (a)), 5.00 × from the step" in lines[-2]
+        assert (
+            "(10.0 × fewer steps, each 2.00 × less work for (a) with AdamW), 5.00 × from the step"
+            in lines[-2]
+        )
         assert "50 × less" in lines[-1]
         assert asked == [
             (grok.CANONICAL, "adamw", grok.COMPETITORS),

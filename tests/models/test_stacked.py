@@ -34,11 +34,13 @@ def foldable_presets():
     ]
 
 
-def two_of(config, task, dtype=torch.float32):
-    """Two models with planted weights, each with questions of its own: the models, and all of it stacked."""
+def two_of(config, task, dtype=torch.float32, share=1.0):
+    """Two models with planted weights, or a share of them, each with questions of its own; and all of it stacked."""
     models = [random_weights(build_model(config, task), seed).to(dtype) for seed in range(2)]
     for model in models:
         model.cfg.dtype = dtype
+        for parameter in model.parameters():
+            parameter.data.mul_(share)
     members = [model.trained_parameters() for model in models]
     questions = task.split("train")
     batch = ensemble.stack_examples(
@@ -48,9 +50,9 @@ def two_of(config, task, dtype=torch.float32):
     return models, members, parameters, batch
 
 
-def hold_equal(config, task, mapped, tolerance=1e-5, dtype=torch.float32):
+def hold_equal(config, task, mapped, tolerance=1e-5, dtype=torch.float32, share=1.0):
     """Logits to the tolerance relative to the largest, gradients to that of each parameter's largest."""
-    models, members, parameters, batch = two_of(config, task, dtype)
+    models, members, parameters, batch = two_of(config, task, dtype, share)
     asker = task.asking_token
     found = ensemble.logits(config, parameters, batch.tokens, task.answer_positions, mapped, None, asker)
     loss = cross_entropy(found, batch.targets, batch.mask)
@@ -71,7 +73,12 @@ def hold_equal(config, task, mapped, tolerance=1e-5, dtype=torch.float32):
 @pytest.mark.parametrize("mapped", [True, False], ids=["stacked", "single"])
 @pytest.mark.parametrize("name", foldable_presets())
 def test_presets_are_the_hooked_models(name, mapped):
-    hold_equal(preset(name).model, preset(name).task, mapped)
+    """At half the planted weights logits reach 50 to 80 nats.
+
+    At the whole they reach 4,000 in models as wide as these. The last bit of float32 is 5e-4 of a nat there, and the
+    gradients of the hooked model itself are 1.1e-5 from those of float64 (mod-add-113-fast).
+    """
+    hold_equal(preset(name).model, preset(name).task, mapped, share=0.5)
 
 
 @pytest.mark.parametrize("mapped", [True, False], ids=["stacked", "single"])

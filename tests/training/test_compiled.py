@@ -95,9 +95,16 @@ def made_twice(config, apply, *numbers):
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.1])
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_every_optimizer_traces_without_a_break_and_is_the_same(kind, clip_norm):
-    config = small_config(task=ADDER, optimizer={"kind": kind}, clip_norm=clip_norm)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        *({"kind": kind} for kind in OPTIMIZERS),
+        {"kind": "muon", "matrices": "attention", "adamw_weight_decay": 2.0},
+    ],
+    ids=str,
+)
+def test_every_optimizer_traces_without_a_break_and_is_the_same(optimizer, clip_norm):
+    config = small_config(task=ADDER, optimizer=optimizer, clip_norm=clip_norm)
     torch._dynamo.reset()
     compiled = torch.compile(step.apply, fullgraph=True, backend="aot_eager")
     numbers = [torch.tensor(2.0, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)]

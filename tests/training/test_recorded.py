@@ -26,6 +26,7 @@ def refused(work):
 
 CPU = torch.device("cpu")
 ADDER = {"task": Addition(n_digits=3, val_questions=4, test_questions=4), "batch_size": 16}
+OF_ATTENTION = {"kind": "muon", "matrices": "attention", "adamw_weight_decay": 2.0}
 KINDS = {"shuffled": {"batch_size": 8}, "whole": {"batch_size": None}, "drawn": ADDER}
 
 
@@ -49,10 +50,10 @@ def step_update(config, parameters, state, batch, number, multiplier):
     )
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", [*({"kind": kind} for kind in OPTIMIZERS), OF_ATTENTION], ids=str)
 @pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
-def test_replayed_steps_are_those_that_are_computed(kind, fields):
-    config = small_config(optimizer={"kind": kind}, **fields)
+def test_replayed_steps_are_those_that_are_computed(optimizer, fields):
+    config = small_config(optimizer=optimizer, **fields)
     expected, batches, plain = start(config)
     found, _, update = start(config)
     recorded = Recorded(update, CPU, notify=pytest.fail, record=stand_in)
