@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from interp_arith.models.config import ModelConfig
 from interp_arith.models.layer import ACTIVATIONS, Parameters, block_of
-from interp_arith.models.rounding import product
+from interp_arith.models.rounding import product, rounded, rounds
+
+_ALIGNED = 16  # numbers: rows that begin at a multiple are read in whole vectors
 
 
 class Folded(NamedTuple):
@@ -73,6 +76,90 @@ def fold(
         product(start + block.get("mlp.b_out", 0.0), W_U)[0] + parameters.get("unembed.b_U", 0.0),
         product(block["mlp.W_out"], W_U),
     )
+
+
+class Behind(NamedTuple):
+    """The same matrices of one model side by side, as `single` reads them; its own gradients, few and large products.
+
+    Attributes:
+        W: of each head, what it reads -> neurons, logits and columns of zeros.
+        b: what else enters those.
+        W_out: neurons -> logits.
+    """
+
+    W: Float[Tensor, "head d_head col"]
+    b: Float[Tensor, " col"]
+    W_out: Float[Tensor, "d_mlp d_vocab_out"]
+
+
+def fold_side_by_side(
+    config: ModelConfig, parameters: Parameters, asking: Float[Tensor, " d_model"], n_zeros: int
+) -> Behind:
+    """`fold` of one model, with so many columns of zeros or a few more; what a matrix multiplies is one product."""
+    block = block_of(parameters, 0)
+    W_O, W_in, W_out = (block[name] for name in ("attn.W_O", "mlp.W_in", "mlp.W_out"))
+    W_U = parameters["embed.W_E"].mT if config.tied else parameters["unembed.W_U"]
+    rows = [W_O.flatten(0, 1), (asking + block.get("attn.b_O", 0.0))[None], W_out]
+    n_zeros += -(W_in.shape[1] + W_U.shape[1] + n_zeros) % _ALIGNED
+    if "mlp.b_out" in block:
+        rows.append(block["mlp.b_out"][None])
+    low = rounds() or torch.is_autocast_enabled("cpu")
+    W, b, W_out = _SideBySide.apply(torch.cat(rows), W_in, W_U, len(rows[0]), n_zeros, low)
+    b_in, b_U = (
+        b.new_zeros(width) if bias is None else bias
+        for width, bias in (
+            (len(W_out), block.get("mlp.b_in")),
+            (W_out.shape[1], parameters.get("unembed.b_U")),
+        )
+    )
+    return Behind(W.unflatten(0, W_O.shape[:2]), b + torch.cat([b_in, b_U, b.new_zeros(n_zeros)]), W_out)
+
+
+class _SideBySide(torch.autograd.Function):
+    """Of rows [W; start; W_out; b_out], the last of which can be missing: the matrices behind the heads.
+
+    That is [W W_in | W W_U | 0], the same of the start with b_out W_U added, and W_out W_U. In `low` precision
+    factors are rounded, those of the gradients too.
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(
+        ctx: Any,
+        rows: Float[Tensor, "row d_model"],
+        W_in: Float[Tensor, "d_model d_mlp"],
+        W_U: Float[Tensor, "d_model d_vocab_out"],
+        width: int,
+        n_zeros: int,
+        low: bool,
+    ) -> tuple[Float[Tensor, "width col"], Float[Tensor, " col"], Float[Tensor, "d_mlp d_vocab_out"]]:
+        ctx.low, d_mlp = low, W_in.shape[1]
+        if low:
+            rows, W_in, W_U = (rounded(x) for x in (rows, W_in, W_U))
+        ctx.save_for_backward(rows, W_in, W_U)
+        behind = rows.new_empty(width + 1, d_mlp + W_U.shape[1] + n_zeros)
+        fire, direct, zeros = behind.tensor_split((d_mlp, d_mlp + W_U.shape[1]), dim=1)
+        torch.mm(rows[: width + 1], W_in, out=fire)
+        of_heads, W_out, of_bias = (rows @ W_U).tensor_split((width + 1, width + 1 + d_mlp))
+        direct.copy_(of_heads)
+        direct[-1] += of_bias.sum(dim=0)
+        zeros.zero_()
+        return behind[:-1], behind[-1], W_out
+
+    @staticmethod
+    @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        (rows, W_in, W_U), (of_W, of_b, of_W_out) = ctx.saved_tensors, gradients
+        of_behind = torch.cat([of_W, of_b[None]])
+        of_fire, of_direct, _ = of_behind.tensor_split((len(of_W_out), sum(of_W_out.shape)), dim=1)
+        of_products = torch.cat([of_direct, of_W_out, of_direct[-1:]])[: len(rows)]
+        if ctx.low:
+            of_fire, of_products = rounded(of_fire), rounded(of_products)
+        of_rows = of_products @ W_U.T
+        fires = slice(len(of_fire))
+        of_rows[fires].addmm_(of_fire, W_in.T)
+        return of_rows, rows[fires].T @ of_fire, rows.T @ of_products, None, None, None
 
 
 def logits_of(

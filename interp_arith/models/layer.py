@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -64,13 +64,32 @@ def project(
     """
     x = norm(config, block, "ln1", residual)
     positions = first + torch.arange(x.shape[1], device=x.device)
-    asking = at(positions, queries, axis=0)
-    q = config.positions.rotate(_heads(at(x, queries), block, "Q"), asking)
-    if config.scales_attention:
-        scale = score_scale(config.attention_scale, config.attention_scale_from, asking + 1)
-        q = q * scale[:, None, None].to(q.dtype)
-    k = config.positions.rotate(_heads(x, block, "K"), positions)
-    return q, k, _heads(x, block, "V")
+    q = queries_of(config, block, at(x, queries), at(positions, queries, axis=0))
+    return q, *keys_and_values(config, block, x, positions)
+
+
+def queries_of(
+    config: ModelConfig,
+    block: Parameters,
+    x: Float[Tensor, "batch pos d_model"],
+    positions: Int[Tensor, " pos"],
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Queries of the residual stream, normed, at these positions."""
+    q = config.positions.rotate(_heads(x, block, "Q"), positions)
+    if not config.scales_attention:
+        return q
+    scale = score_scale(config.attention_scale, config.attention_scale_from, positions + 1)
+    return q * scale[:, None, None].to(q.dtype)
+
+
+def keys_and_values(
+    config: ModelConfig,
+    block: Parameters,
+    x: Float[Tensor, "batch pos d_model"],
+    positions: Int[Tensor, " pos"],
+) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch pos head d_head"]]:
+    """Keys and values of the residual stream, normed, at these positions."""
+    return config.positions.rotate(_heads(x, block, "K"), positions), _heads(x, block, "V")
 
 
 def _heads(

@@ -178,6 +178,16 @@ def _first_attention(
     return residual, attend(config, q, k, v, queries)
 
 
+def embedded_pairs(
+    config: ModelConfig, parameters: Parameters, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "pos token d_model"]:
+    """What is embedded of each pair of position and token."""
+    W_E = parameters["embed.W_E"]
+    positions = config.positions.embed(parameters, tokens)
+    table = W_E + (positions[:, None] if isinstance(positions, Tensor) else positions)
+    return table.expand(tokens.shape[1], *W_E.shape)
+
+
 def tables(
     config: ModelConfig,
     parameters: Parameters,
@@ -191,13 +201,10 @@ def tables(
     Float[Tensor, "pos token head d_head"],
 ]:
     """Embeddings, and the first layer's queries, keys and values: a row for each pair of position and token."""
-    W_E = parameters["embed.W_E"]
-    positions = config.positions.embed(parameters, tokens)
-    table = W_E + (positions[:, None] if isinstance(positions, Tensor) else positions)
-    table = table.expand(tokens.shape[1], *W_E.shape)
+    table = embedded_pairs(config, parameters, tokens)
     by_token = rearrange(table, "pos token d_model -> token pos d_model")
     q, k, v = (
-        rearrange(x, "token pos head d_head -> pos token head d_head").to(W_E.dtype)
+        rearrange(x, "token pos head d_head -> pos token head d_head").to(table.dtype)
         for x in project(config, block, by_token, queries)
     )
     return table, q, k, v
@@ -256,11 +263,11 @@ def summands(
 
 
 def weights_of(
-    q: Float[Tensor, "head d_head"], k: Float[Tensor, "pos token head d_head"], largest: float
-) -> Float[Tensor, "pos token head"]:
-    """eˢ of every head, for each pair of position and token; scaled so that the largest is e to that number."""
+    q: Float[Tensor, "head d_head"], k: Float[Tensor, "*row head d_head"], largest: float
+) -> Float[Tensor, "*row head"]:
+    """eˢ of every head, for each row; scaled so that the largest is e to that number."""
     scores = (q * k).sum(dim=-1) / math.sqrt(q.shape[-1])
-    return (scores - (scores.detach().amax(dim=(0, 1)) - largest)).exp()
+    return (scores - (scores.detach().flatten(end_dim=-2).amax(dim=0) - largest)).exp()
 
 
 def narrow_logits(

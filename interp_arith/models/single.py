@@ -19,17 +19,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from interp_arith.models.config import ModelConfig
-from interp_arith.models.folded import Folded, fold
-from interp_arith.models.layer import ACTIVATIONS, block_of
-from interp_arith.models.lean import answer_logits, tables, weights_of
-from interp_arith.models.rounding import rounded, rounds
+from interp_arith.models.folded import fold_side_by_side
+from interp_arith.models.layer import ACTIVATIONS, block_of, keys_and_values, queries_of
+from interp_arith.models.lean import answer_logits, embedded_pairs, weights_of
+from interp_arith.models.rounding import round_, rounded, rounds
 
 _LARGEST = 20.0  # nats: what is multiplied by a share, e⁻²⁰ then, is still far from where float32 ends
 _FAINT = 1e-33
 """Of a score's exponential: below, those of a question could add up to nothing."""
 _KEPT_TOKENS = 1 << 15
 """Of more tokens it is not kept where they stand: that would take megabytes, and saves the less of a step."""
-_ALIGNED = 16  # numbers: rows that begin at a multiple are read in whole vectors
 _SLOPES: dict[str, Callable[[Tensor, Tensor], object]] = {
     "relu": lambda g, x: torch.ops.aten.threshold_backward.grad_input(g, x, 0, grad_input=g),
     "gelu": lambda g, x: torch.ops.aten.gelu_backward.grad_input(g, x, grad_input=g),
@@ -50,38 +49,26 @@ def single_logits(
         asker: the token there.
     """
     last, block = tokens.shape[1] - 1, block_of(parameters, 0)
-    table, q, k, v = tables(config, parameters, block, tokens, range(last, last + 1))
-    weights = weights_of(q[0, asker], k, _LARGEST)
-    seen = weights.detach()
-    if torch.minimum(seen[:-1].amin(), seen[-1, asker].amin()) < _FAINT:
+    embedded = embedded_pairs(config, parameters, tokens)
+    asking, n_tokens = embedded[last, asker], embedded.shape[1]
+    rows = torch.cat([embedded[:last].flatten(0, 1), asking[None]])[None]
+    positions = torch.tensor([pos for pos in range(last) for _ in range(n_tokens)] + [last])
+    q = queries_of(config, block, rows[:, -1:], positions[-1:])
+    q, k, v = (x[0].to(rows.dtype) for x in (q, *keys_and_values(config, block, rows, positions)))
+    weights = weights_of(q[0], k, _LARGEST)
+    if weights.detach().amin() < _FAINT:
         return answer_logits(config, parameters, tokens, (last,), asker=asker)
-    folded = fold(config, parameters, block["attn.W_O"], table[last, asker])
-    values, weights = (_with_asker(x, last, asker).flatten(0, 1) for x in (weights[..., None] * v, weights))
-    places = _places(tokens[:, :last] + len(table[0]) * torch.arange(last), len(values), config.n_heads)
-    behind = _behind_heads(folded, config.n_heads)
-    multiplied = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else table.dtype
-    logits = _Logits.apply(values, weights, *behind, folded.W_out, places, config.activation, multiplied)
+    values, weights = (_with_asker(x, n_tokens) for x in (weights[..., None] * v, weights))
+    places = _places(tokens[:, :last] + n_tokens * torch.arange(last), len(values), config.n_heads)
+    behind = fold_side_by_side(config, parameters, asking, config.n_heads)
+    multiplied = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else values.dtype
+    logits = _Logits.apply(values, weights, *behind, places, config.activation, multiplied)
     return logits[:, None]
 
 
-def _with_asker(
-    table: Float[Tensor, "pos token ..."], last: int, asker: int
-) -> Float[Tensor, "pos_but_last token ..."]:
-    """Of summands: every question has the asker, so it is added to whatever stands before it."""
-    return torch.cat([table[: last - 1], table[last - 1 : last] + table[last, asker]])
-
-
-def _behind_heads(
-    folded: Folded, n_heads: int
-) -> tuple[Float[Tensor, "head d_head col"], Float[Tensor, " col"]]:
-    """What enters neurons and, past them, logits: of each head's reading, and of nothing read.
-
-    Behind these columns are zeros, at least one for each head.
-    """
-    W, b = (folded.W_fire, folded.W_direct), (folded.b_fire, folded.b_direct)
-    width = sum(map(len, b)) + n_heads
-    zeros = W[0].new_zeros(len(W[0]), n_heads + -width % _ALIGNED)
-    return torch.cat([*W, zeros], dim=1).unflatten(0, (n_heads, -1)), torch.cat([*b, zeros[0]])
+def _with_asker(rows: Float[Tensor, "row_plus_1 ..."], n_tokens: int) -> Float[Tensor, "row ..."]:
+    """Of summands, the asker's last: every question has it, so it is added to whatever stands before."""
+    return torch.cat([rows[: -n_tokens - 1], rows[-n_tokens - 1 : -1] + rows[-1]])
 
 
 @dataclass(frozen=True)
@@ -259,7 +246,7 @@ def _fired(ctx: Any, neurons: Float[Tensor, "batch d_mlp"]) -> Float[Tensor, "ba
     if ctx.activation != "relu":
         return _factor(ctx, ACTIVATIONS[ctx.activation](neurons))
     if ctx.rounds:
-        return neurons.copy_(neurons.to(torch.bfloat16).relu_())
+        return round_(neurons.relu_())
     return _factor(ctx, neurons.relu_())
 
 

@@ -73,9 +73,10 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         right = logits.gather(-1, ids).double() - top
         parts = logits.to(torch.float64, copy=True).sub_(top).exp_()
         total = parts.sum(dim=-1, keepdim=True)
+        of_right = parts.gather(-1, ids) - total
         kept = parts.to(torch.promote_types(logits.dtype, torch.float32))
-        kept = functional.threshold(kept, _COUNTS, 0.0)
-        ctx.save_for_backward(kept, parts.gather(-1, ids) - total, total, ids, mask)
+        functional.threshold(kept, _COUNTS, 0.0, inplace=True)
+        ctx.save_for_backward(kept, of_right, total, ids, mask)
         ctx.dtype = logits.dtype
         return ((total.log() - right)[..., 0] * mask).sum(dim=(-2, -1))
 

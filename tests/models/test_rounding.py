@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp_arith.models.rounding import linear, rounded, rounded_factors, rounds
+from interp_arith.models.rounding import linear, round_, rounded, rounded_factors, rounds
 
 BETWEEN = 1 + 2**-8
 """Halfway between two numbers of bfloat16, 1 and 1 + 2⁻⁷: rounds to the even one, 1."""
@@ -14,6 +14,19 @@ def test_numbers_become_the_nearest_of_bfloat16():
     assert rounded(x).tolist() == [1.0, 1 + 2**-7, 1 + 2**-6, -3.140625, 0.0, torch.inf]
     assert rounded(torch.tensor([torch.nan])).isnan().all()
     assert rounded(x).dtype == torch.float32
+
+
+def test_rounding_in_place_is_the_same_but_for_what_lies_halfway():
+    patterns = torch.randint(-(2**31), 2**31 - 1, (100_000,), generator=torch.Generator().manual_seed(2))
+    x = patterns.to(torch.int32).view(torch.float32)
+    x = x[x.isfinite() & (x.view(torch.int32) & 0xFFFF != 0x8000)]
+    special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 3.4e38, -1e-41])
+    x = torch.cat([x, special])
+    torch.testing.assert_close(round_(x.clone()), rounded(x), rtol=0, atol=0, equal_nan=True)
+    assert round_(torch.tensor([BETWEEN, 1 + 3 * 2**-8, -BETWEEN])).tolist() == [1.0, 1 + 2**-7, -1.0]
+    table = torch.full((2, 3), 1 + 2**-9)
+    assert round_(table[:, :2]).eq(1).all()
+    assert table[:, 2].eq(1 + 2**-9).all()
 
 
 def test_only_within_are_factors_rounded():
