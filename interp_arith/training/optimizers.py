@@ -346,8 +346,17 @@ def orthogonal_gradient(weight: Float[Tensor, "seed ..."], gradient: Float[Tenso
 
 
 def global_norm(tensors: Stacked) -> Float[Tensor, " seed"]:
-    """Each seed's Euclidean norm over all its tensors together."""
-    flat = [rearrange(tensor, "seed ... -> seed (...)") for tensor in tensors.values()]
+    """Each seed's Euclidean norm over all its tensors together.
+
+    On a CPU that of their norms, where nothing is copied but what does not lie in the order of its axes: in another
+    order a seed alone would have another last bit than among others.
+    """
+    parts = list(tensors.values())
+    if parts[0].device.type == "cpu":
+        seeds = ([part[seed].contiguous() for part in parts] for seed in range(len(parts[0])))
+        norms = torch.stack([torch.stack(torch._foreach_norm(own)) for own in seeds])
+        return torch.linalg.vector_norm(norms, dim=1)
+    flat = [rearrange(tensor, "seed ... -> seed (...)") for tensor in parts]
     return torch.linalg.vector_norm(torch.cat(flat, dim=1), dim=1)
 
 
