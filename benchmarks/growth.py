@@ -13,7 +13,6 @@ WIDTHS = (32, 64, 128, 256, 512)
 DIGITS = (2, 5, 10, 18)
 COMPETITORS = ("plain", "jax", "ours fp32", "ours bf16")
 TOGETHER = ("jax", "ours fp32", "ours bf16")
-LONGEST_BLOCK = 5.0
 
 
 def wide(width: int) -> RunConfig:

@@ -1,10 +1,10 @@
 """What training costs: ours beside a plain loop, a hand-written one and JAX, in one run on one machine.
 
     python benchmarks/speed.py [PRESET …] [--device cpu|cuda] [--threads N] [--rounds 15] [--seeds 1,4,16] [--quick]
-                               [--out DIR] [--readme README.md] [--grok [--grok-steps FILE.json]]
+                               [--out DIR [--no-tables]] [--readme README.md] [--grok [--grok-steps FILE.json]]
 
-`--out` also measures how cost grows with seeds, width and sequence length, as pictures and CSV files. `--grok` adds
-steps and seconds to grok.
+`--out` also measures how cost grows with seeds, width and sequence length, as pictures and CSV files; `--no-tables`
+that alone. `--grok` adds steps and seconds to grok.
 """
 
 import argparse
@@ -137,25 +137,19 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seeds", help="numbers of seeds trained at once, such as 1,4,16,64")
     parser.add_argument("--out", type=Path, help="a folder for the pictures of how cost grows")
+    parser.add_argument("--no-tables", action="store_true", help="with --out: the pictures alone")
     parser.add_argument("--readme", type=Path, help="put the tables between its benchmark marks")
     parser.add_argument("--quick", action="store_true", help="short blocks, 3 rounds, 1 and 4 seeds")
     parser.add_argument("--grok", action="store_true", help="steps and seconds to grok")
     parser.add_argument("--grok-steps", type=Path, help='{"PRESET": [STEPS or RUN DIRECTORY, …]}')
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.no_tables and arguments.out is None:
+        parser.error("--no-tables leaves nothing to do without --out DIR")
+    return arguments
 
 
-def main() -> None:
-    arguments = read_arguments()
-    on_cpu, quick = arguments.device == "cpu", arguments.quick
-    plan = Plan(
-        device=arguments.device,
-        threads=arguments.threads or (_processors() if on_cpu else 2),
-        rounds=3 if quick else arguments.rounds,
-        block_seconds=0.1 if quick else 0.5,
-        square=512 if quick else (2048 if on_cpu else 8192),
-    )
-    default = "1,4" if quick else "1,4,16" if on_cpu else "1,16,64,128"
-    counts = [int(n) for n in (arguments.seeds or default).split(",")]
+def tables(plan: Plan, arguments: argparse.Namespace, counts: list[int]) -> list[str]:
+    """All tables and the notes, as lines; printed as they come."""
     lines: list[str] = []
     for name in arguments.presets:
         config = with_adamw(preset(name))
@@ -173,9 +167,25 @@ def main() -> None:
         lines += block
     ending = [*NOTES, circumstances(plan)]
     print("\n\n".join(ending))
-    lines += "\n\n".join(ending).splitlines()
-    if arguments.readme is not None:
-        replace_block(arguments.readme, "benchmark", lines)
+    return lines + "\n\n".join(ending).splitlines()
+
+
+def main() -> None:
+    arguments = read_arguments()
+    on_cpu, quick = arguments.device == "cpu", arguments.quick
+    plan = Plan(
+        device=arguments.device,
+        threads=arguments.threads or (_processors() if on_cpu else 2),
+        rounds=3 if quick else arguments.rounds,
+        block_seconds=0.1 if quick else 0.5,
+        square=512 if quick else (2048 if on_cpu else 8192),
+    )
+    default = "1,4" if quick else "1,4,16" if on_cpu else "1,16,64,128"
+    counts = [int(n) for n in (arguments.seeds or default).split(",")]
+    if not arguments.no_tables:
+        lines = tables(plan, arguments, counts)
+        if arguments.readme is not None:
+            replace_block(arguments.readme, "benchmark", lines)
     if arguments.out is not None:
         growth.measure(plan, arguments.out, [n for n in counts if not quick or n <= 4], quick)
 
