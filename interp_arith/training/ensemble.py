@@ -40,6 +40,12 @@ def member(stacked: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
     return {name: tensor[index].detach().cpu().clone() for name, tensor in stacked.items()}
 
 
+def each_alone(stacked: Mapping[str, Float[Tensor, "seed ..."]]) -> list[dict[str, Tensor]]:
+    """Each seed as an ensemble of one, whose products round as those of the seed alone."""
+    parts = zip(*(_apart(tensor) for tensor in stacked.values()), strict=True)
+    return [{name: part[None] for name, part in zip(stacked, own, strict=True)} for own in parts]
+
+
 def stack_examples(members: Sequence[Examples], device: torch.device) -> Examples:
     """Examples of every seed, with a leading seed axis; where one has fewer, rows that count nowhere."""
     longest = max(len(m.tokens) for m in members)

@@ -18,6 +18,8 @@ from interp_arith.training.optimizers import Number, clip_by_norm, global_norm
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SCALE, _GOOD_STEPS = "loss_scale", "good_steps"
 _GROWTH_INTERVAL = 2000
+_SMALL = 1 << 20
+"""Numbers that the residual stream of a seed's batch has, at most, where seeds are computed together on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,26 @@ def _gradients(
     scale: Float[Tensor, " seed"] | None,
     forward: Forward = losses,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Loss, largest logit and gradients of the whole batch, computed in `accumulation` parts."""
+    """Loss, largest logit and gradients of the whole batch, computed in `accumulation` parts.
+
+    On a CPU of one large seed after the other: what it keeps for the gradients is no more than for one, and near at
+    hand. Of small seeds together, since they wait for calls.
+    """
+    is_large = batch.tokens[0].numel() * config.model.d_model > _SMALL
+    if is_large and forward is losses and batch.tokens.device.type == "cpu" and len(batch.tokens) > 1:
+        each = [
+            _gradients(
+                config,
+                own,
+                batch.rows(slice(seed, seed + 1)),
+                answer_positions,
+                None if scale is None else scale[seed, None],
+            )
+            for seed, own in enumerate(ensemble.each_alone(parameters))
+        ]
+        loss, largest, gradients = zip(*each, strict=True)
+        joined = {name: torch.cat([own[name] for own in gradients]) for name in parameters}
+        return torch.cat(loss), torch.cat(largest), joined
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     total = batch.mask.sum(dim=(-2, -1))
     parts_of_loss, largest, sums = [], [], None

@@ -171,6 +171,27 @@ class TestEnsemble:
             (alone,) = train_small(config, tmp_path / "alone", [seed])
             assert differences(alone.path, run.path) == []
 
+    @pytest.mark.parametrize("fields", [{}, {"precision": "bf16", "accumulation": 3}, {"batch_size": None}])
+    def test_large_seeds_are_computed_one_after_the_other_and_to_the_same_bit(
+        self, fields, monkeypatch, tmp_path
+    ):
+        config, at_once, original = small_config(**fields), set(), ensemble.logits
+
+        def watched(model, parameters, tokens, *rest, **named):
+            if torch.is_grad_enabled():
+                at_once.add(len(tokens))
+            return original(model, parameters, tokens, *rest, **named)
+
+        monkeypatch.setattr(ensemble, "logits", watched)
+        small = train_small(config, tmp_path / "small", [3, 1])
+        assert at_once == {2}
+        at_once.clear()
+        monkeypatch.setattr(step, "_SMALL", 0)
+        large = train_small(config, tmp_path / "large", [3, 1])
+        assert at_once == {1}
+        for one, other in zip(small, large, strict=True):
+            assert differences(one.path, other.path) == []
+
     @pytest.mark.parametrize("questions", [1, 2, 3])
     @pytest.mark.parametrize("loss", ["softmax", "stablemax"])
     def test_wherever_a_seed_lies_in_memory_its_gradients_are_the_same_to_the_bit(self, questions, loss):
