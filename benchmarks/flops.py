@@ -30,8 +30,10 @@ def step_flops(config: RunConfig, batch: int, device: str) -> int:
         once          2 d (h m + h L + m L)               the folded matrices
         questions     2 B (h m + h L + m L)               neurons; logits, past the neurons and behind them
 
-    and on a CPU, which looks up what a head makes of a token, instead of the last:
+    and on a CPU, which looks up what a head makes of a token, with R = V (T - 1) + 1 pairs of token and position that
+    occur, instead of the first and the last:
 
+        first layer   2 d h (1 + 2 R)                     query of the token that asks, keys and values of the pairs
         table         2 V (T - 1) h (m + L)               what each token adds to neurons and logits
         questions     2 B m L                             logits behind the neurons
 
@@ -52,7 +54,9 @@ def step_flops(config: RunConfig, batch: int, device: str) -> int:
         tables = model.d_model * width * n_tokens * (1 + 2 * positions)
         questions = batch * folded
         if device == "cpu":
-            questions = n_tokens * (positions - 1) * past_heads + batch * model.d_mlp * n_logits
+            before = n_tokens * (positions - 1)
+            tables = model.d_model * width * (1 + 2 * (before + 1))
+            questions = before * past_heads + batch * model.d_mlp * n_logits
         return FORWARD_AND_BACKWARD * 2 * (tables + model.d_model * folded + questions)
     forward = 2 * model.d_model * n_logits * batch * n_answers
     for layer in range(model.n_layers):

@@ -145,10 +145,12 @@ def read_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.no_tables and arguments.out is None:
         parser.error("--no-tables leaves nothing to do without --out DIR")
+    if arguments.no_tables and (arguments.readme or arguments.grok):
+        parser.error("--readme and --grok are of tables: leave out --no-tables")
     return arguments
 
 
-def tables(plan: Plan, arguments: argparse.Namespace, counts: list[int]) -> list[str]:
+def all_tables(plan: Plan, arguments: argparse.Namespace, counts: list[int]) -> list[str]:
     """All tables and the notes, as lines; printed as they come."""
     lines: list[str] = []
     for name in arguments.presets:
@@ -183,7 +185,7 @@ def main() -> None:
     default = "1,4" if quick else "1,4,16" if on_cpu else "1,16,64,128"
     counts = [int(n) for n in (arguments.seeds or default).split(",")]
     if not arguments.no_tables:
-        lines = tables(plan, arguments, counts)
+        lines = all_tables(plan, arguments, counts)
         if arguments.readme is not None:
             replace_block(arguments.readme, "benchmark", lines)
     if arguments.out is not None:

@@ -79,7 +79,7 @@ def fold(
 
 
 class Behind(NamedTuple):
-    """The same matrices of one model side by side, as `single` reads them; its own gradients, few and large products.
+    """What `Folded` holds, side by side as `single` reads it, of one model.
 
     Attributes:
         W: of each head, what it reads -> neurons, logits and columns of zeros.
@@ -95,7 +95,7 @@ class Behind(NamedTuple):
 def fold_side_by_side(
     config: ModelConfig, parameters: Parameters, asking: Float[Tensor, " d_model"], n_zeros: int
 ) -> Behind:
-    """`fold` of one model, with so many columns of zeros or a few more; what a matrix multiplies is one product."""
+    """`fold` of one model by two products, four for its gradients; with so many columns of zeros or a few more."""
     block = block_of(parameters, 0)
     W_O, W_in, W_out = (block[name] for name in ("attn.W_O", "mlp.W_in", "mlp.W_out"))
     W_U = parameters["embed.W_E"].mT if config.tied else parameters["unembed.W_U"]
@@ -106,11 +106,8 @@ def fold_side_by_side(
     low = rounds() or torch.is_autocast_enabled("cpu")
     W, b, W_out = _SideBySide.apply(torch.cat(rows), W_in, W_U, len(rows[0]), n_zeros, low)
     b_in, b_U = (
-        b.new_zeros(width) if bias is None else bias
-        for width, bias in (
-            (len(W_out), block.get("mlp.b_in")),
-            (W_out.shape[1], parameters.get("unembed.b_U")),
-        )
+        block.get("mlp.b_in", b.new_zeros(len(W_out))),
+        parameters.get("unembed.b_U", b.new_zeros(W_out.shape[1])),
     )
     return Behind(W.unflatten(0, W_O.shape[:2]), b + torch.cat([b_in, b_U, b.new_zeros(n_zeros)]), W_out)
 

@@ -42,10 +42,13 @@ def rounded(x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
 
 
 def round_(x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """`rounded` written over x, of float32, in half the time: there the sixteen bits that bfloat16 lacks come last.
+    """`rounded` written over x, in half the time of float32, whose last sixteen bits are those that bfloat16 lacks.
 
-    What lies halfway goes towards zero, not to the even one of its neighbours.
+    There what lies halfway goes towards zero, not to the even one of its neighbours, and of NaN only such as
+    arithmetic makes of numbers is sure to stay.
     """
+    if x.dtype != torch.float32:
+        return x.copy_(rounded(x))
     x.view(torch.int32).add_(0x7FFF).bitwise_and_(-0x10000)
     return x
 

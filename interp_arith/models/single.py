@@ -52,7 +52,7 @@ def single_logits(
     embedded = embedded_pairs(config, parameters, tokens)
     asking, n_tokens = embedded[last, asker], embedded.shape[1]
     rows = torch.cat([embedded[:last].flatten(0, 1), asking[None]])[None]
-    positions = torch.tensor([pos for pos in range(last) for _ in range(n_tokens)] + [last])
+    positions = torch.arange(rows.shape[1]) // n_tokens
     q = queries_of(config, block, rows[:, -1:], positions[-1:])
     q, k, v = (x[0].to(rows.dtype) for x in (q, *keys_and_values(config, block, rows, positions)))
     weights = weights_of(q[0], k, _LARGEST)

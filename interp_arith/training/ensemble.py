@@ -3,7 +3,7 @@
 One run is an ensemble of one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -40,10 +40,15 @@ def member(stacked: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
     return {name: tensor[index].detach().cpu().clone() for name, tensor in stacked.items()}
 
 
-def each_alone(stacked: Mapping[str, Float[Tensor, "seed ..."]]) -> list[dict[str, Tensor]]:
+def each_alone(stacked: Mapping[str, Float[Tensor, "seed ..."]]) -> Iterator[dict[str, Tensor]]:
     """Each seed as an ensemble of one, whose products round as those of the seed alone."""
+    return ({name: part[None] for name, part in own.items()} for own in _members_apart(stacked))
+
+
+def _members_apart(stacked: Mapping[str, Float[Tensor, "seed ..."]]) -> list[dict[str, Tensor]]:
+    """Each seed's tensors, `_apart`."""
     parts = zip(*(_apart(tensor) for tensor in stacked.values()), strict=True)
-    return [{name: part[None] for name, part in zip(stacked, own, strict=True)} for own in parts]
+    return [dict(zip(stacked, own, strict=True)) for own in parts]
 
 
 def stack_examples(members: Sequence[Examples], device: torch.device) -> Examples:
@@ -88,10 +93,7 @@ def logits(
     ids = dict(ids or {})
     if mapped:
         return torch.vmap(one)(dict(parameters), tokens, ids)
-    members = [
-        dict(zip(parameters, m, strict=True))
-        for m in zip(*(_apart(p) for p in parameters.values()), strict=True)
-    ]
+    members = _members_apart(parameters)
     each_ids = ({name: rows[index] for name, rows in ids.items()} for index in range(len(members)))
     each = [one(*each) for each in zip(members, tokens, each_ids, strict=True)]
     return each[0][None] if len(each) == 1 else _Stacked.apply(*each)

@@ -19,7 +19,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SCALE, _GOOD_STEPS = "loss_scale", "good_steps"
 _GROWTH_INTERVAL = 2000
 _SMALL = 1 << 20
-"""Numbers that the residual stream of a seed's batch has, at most, where seeds are computed together on a CPU."""
+"""Numbers that the residual stream of a part of a seed's batch has, at most, where a CPU computes seeds together."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,10 @@ def _gradients(
     """Loss, largest logit and gradients of the whole batch, computed in `accumulation` parts.
 
     On a CPU of one large seed after the other: what it keeps for the gradients is no more than for one, and near at
-    hand. Of small seeds together, since they wait for calls.
+    hand. Of small seeds together, since they wait for calls, and of those whose forward pass is compiled.
     """
-    is_large = batch.tokens[0].numel() * config.model.d_model > _SMALL
-    if is_large and forward is losses and batch.tokens.device.type == "cpu" and len(batch.tokens) > 1:
+    kept = batch.tokens[0].numel() * config.model.d_model // config.accumulation
+    if kept > _SMALL and forward is losses and batch.tokens.device.type == "cpu" and len(batch.tokens) > 1:
         each = [
             _gradients(
                 config,

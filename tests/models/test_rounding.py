@@ -24,6 +24,10 @@ def test_rounding_in_place_is_the_same_but_for_what_lies_halfway():
     x = torch.cat([x, special])
     torch.testing.assert_close(round_(x.clone()), rounded(x), rtol=0, atol=0, equal_nan=True)
     assert round_(torch.tensor([BETWEEN, 1 + 3 * 2**-8, -BETWEEN])).tolist() == [1.0, 1 + 2**-7, -1.0]
+    invalid = (torch.tensor([torch.inf, 0.0]) * torch.tensor([0.0, 1.0]), torch.tensor([-1.0]).sqrt())
+    assert all(round_(x)[0].isnan() for x in invalid)
+    x = torch.randn(100, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(round_(x.clone()), rounded(x))
     table = torch.full((2, 3), 1 + 2**-9)
     assert round_(table[:, :2]).eq(1).all()
     assert table[:, 2].eq(1 + 2**-9).all()

@@ -192,6 +192,18 @@ class TestEnsemble:
         for one, other in zip(small, large, strict=True):
             assert differences(one.path, other.path) == []
 
+    def test_each_large_seed_has_its_own_loss_scale(self, monkeypatch):
+        config, scale = small_config(accumulation=2), torch.tensor([2.0**10, 2.0**-3])
+        parameters, batch = stacked(config)
+        given = (config, parameters, batch, config.task.answer_positions)
+        plain = step._gradients(*given, None)[2]
+        small = step._gradients(*given, scale)[2]
+        monkeypatch.setattr(step, "_SMALL", 0)
+        large = step._gradients(*given, scale)[2]
+        for name, gradient in plain.items():
+            assert torch.equal(small[name], large[name])
+            torch.testing.assert_close(large[name], gradient)
+
     @pytest.mark.parametrize("questions", [1, 2, 3])
     @pytest.mark.parametrize("loss", ["softmax", "stablemax"])
     def test_wherever_a_seed_lies_in_memory_its_gradients_are_the_same_to_the_bit(self, questions, loss):
