@@ -102,4 +102,5 @@ class Child:
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
         errors = [line for line in lines if "Error" in line.split(" ")[0]]
-        return f"failed: {(errors or lines or [f'exit status {code}'])[-1][:160]}"
+        words = (errors or lines or [f"exit status {code}"])[-1][:160]
+        return f"failed: {words}{'; `make bench` installs it' if words.startswith('ModuleNotFoundError') else ''}"

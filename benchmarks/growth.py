@@ -32,12 +32,12 @@ def measure(plan: Plan, folder: Path, seeds: list[int], quick: bool) -> None:
     widths, digits = (WIDTHS[:2], DIGITS[:2]) if quick else (WIDTHS, DIGITS)
     few = preset("mod-add-113-canonical")
     tables = {
-        "seeds": _rows("seeds", {n: (few, n) for n in seeds}, plan),
+        "seeds": with_plain(_rows("seeds", {n: (few, n) for n in seeds}, plan)),
         "d_model": _rows("d_model", {w: (wide(w), 1) for w in widths}, plan),
         "positions": _rows("positions", {long(n).task.n_ctx: (long(n), 1) for n in digits}, plan),
     }
     titles = {
-        "seeds": "mod-add-113-canonical: one step of several seeds",
+        "seeds": "mod-add-113-canonical: one step of several seeds; of (a) one run after the other",
         "d_model": "mod-add-113-canonical at other widths (4 neurons a coordinate), one seed",
         "positions": "add-10d-4k with other numbers of digits, one seed",
     }
@@ -57,3 +57,11 @@ def _rows(what: str, cases: dict[int, tuple[RunConfig, int]], plan: Plan) -> pd.
             if timing.seconds
         ]
     return pd.DataFrame(rows)
+
+
+def with_plain(seeds: pd.DataFrame) -> pd.DataFrame:
+    """Also the plain loop, which trains several seeds one after the other: not timed, so of no rounds."""
+    one = seeds[(seeds["competitor"] == "plain") & (seeds["seeds"] == 1)]
+    counts = sorted(set(seeds["seeds"]) - {1})
+    more = [one.assign(seeds=n, step_ms=one["step_ms"] * n, rounds=0) for n in counts]
+    return pd.concat([seeds, *more], ignore_index=True)

@@ -23,6 +23,7 @@ from readme import replace_block
 from rounds import Plan, Timing, compare, launch, wait_for, with_adamw
 from tables import NOTES, seeds_table, step_table
 
+from interp_arith.errors import RequestError
 from interp_arith.presets import preset
 from interp_arith.tasks.base import SampledTask
 from interp_arith.training.config import RunConfig
@@ -147,6 +148,12 @@ def read_arguments() -> argparse.Namespace:
         parser.error("--no-tables leaves nothing to do without --out DIR")
     if arguments.no_tables and (arguments.readme or arguments.grok):
         parser.error("--readme and --grok are of tables: leave out --no-tables")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has none that torch can use; take --device cpu")
+    try:
+        arguments.presets = [preset(name).name for name in arguments.presets]
+    except RequestError as unknown:
+        parser.error(str(unknown))
     return arguments
 
 

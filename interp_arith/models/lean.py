@@ -267,7 +267,7 @@ def weights_of(
 ) -> Float[Tensor, "*row head"]:
     """eˢ of every head, for each row; scaled so that the largest is e to that number."""
     scores = (q * k).sum(dim=-1) / math.sqrt(q.shape[-1])
-    return (scores - (scores.detach().flatten(end_dim=-2).amax(dim=0) - largest)).exp()
+    return (scores - (scores.detach().amax(dim=tuple(range(scores.ndim - 1))) - largest)).exp()
 
 
 def narrow_logits(

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -12,6 +13,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import grok  # noqa: E402
+import growth  # noqa: E402
+import speed  # noqa: E402
 from competitors import COMPETITORS  # noqa: E402
 from competitors.base import CHECKED_STEPS, Impossible, Setting  # noqa: E402
 from flops import mlp_shape, step_flops  # noqa: E402
@@ -98,6 +101,40 @@ class TestDisagreement:
     def test_bf16_may_differ_by_two_percent(self):
         assert disagreement({"plain": [[1.0]], "ours bf16": [[1.019]]}) is None
         assert disagreement({"plain": [[1.0]], "ours bf16": [[1.03]]}) is not None
+
+
+class TestRequests:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("mod-add-113-canonicl", "no preset is called 'mod-add-113-canonicl'; did you mean"),
+            ("--no-tables", "--no-tables leaves nothing to do without --out DIR"),
+            ("--no-tables --out DIR --grok", "--readme and --grok are of tables: leave out --no-tables"),
+            ("--device cuda", "--device cuda: this machine has none that torch can use"),
+        ],
+    )
+    def test_wrong_ones_end_before_anything_starts(self, arguments, message, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["speed.py", *arguments.split()])
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(SystemExit) as ended:
+            speed.read_arguments()
+        assert ended.value.code == 2
+        assert f"speed.py: error: {message}" in capsys.readouterr().err
+
+    def test_good_ones_are_read(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["speed.py", "add-10d-4k", "--out", "DIR", "--no-tables"])
+        read = speed.read_arguments()
+        assert (read.presets, read.out, read.no_tables) == (["add-10d-4k"], Path("DIR"), True)
+
+
+def test_several_seeds_of_the_plain_loop_are_one_after_the_other():
+    rows = [(1, "plain", 100.0), (1, "jax", 120.0), (4, "jax", 400.0)]
+    frame = pd.DataFrame([dict(zip(("seeds", "competitor", "step_ms"), row, strict=True)) for row in rows])
+    found = growth.with_plain(frame.assign(rounds=3))
+    assert found[found["competitor"] == "plain"].to_numpy().tolist() == [
+        [1, "plain", 100.0, 3],
+        [4, "plain", 400.0, 0],
+    ]
 
 
 class TestFlops:
