@@ -67,7 +67,7 @@ def fold(
         asking: what is embedded where the model is asked.
     """
     block = block_of(parameters, 0)
-    W_U = parameters["embed.W_E"].mT if config.tied else parameters["unembed.W_U"]
+    W_U = _unembedding(config, parameters)
     W, start = W_O.flatten(0, 1), (asking + block.get("attn.b_O", 0.0))[None]
     return Folded(
         product(W, block["mlp.W_in"]),
@@ -76,6 +76,10 @@ def fold(
         product(start + block.get("mlp.b_out", 0.0), W_U)[0] + parameters.get("unembed.b_U", 0.0),
         product(block["mlp.W_out"], W_U),
     )
+
+
+def _unembedding(config: ModelConfig, parameters: Parameters) -> Float[Tensor, "d_model d_vocab_out"]:
+    return parameters["embed.W_E"].mT if config.tied else parameters["unembed.W_U"]
 
 
 class Behind(NamedTuple):
@@ -98,7 +102,7 @@ def fold_side_by_side(
     """`fold` of one model by two products, four for its gradients; with so many columns of zeros or a few more."""
     block = block_of(parameters, 0)
     W_O, W_in, W_out = (block[name] for name in ("attn.W_O", "mlp.W_in", "mlp.W_out"))
-    W_U = parameters["embed.W_E"].mT if config.tied else parameters["unembed.W_U"]
+    W_U = _unembedding(config, parameters)
     rows = [W_O.flatten(0, 1), (asking + block.get("attn.b_O", 0.0))[None], W_out]
     n_zeros += -(W_in.shape[1] + W_U.shape[1] + n_zeros) % _ALIGNED
     if "mlp.b_out" in block:
