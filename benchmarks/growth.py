@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import plots
-from rounds import Plan, compare
+from rounds import Plan, Timing, compare, compare_together
 
 from interp_arith.presets import preset
 from interp_arith.training.config import RunConfig
@@ -31,10 +31,13 @@ def measure(plan: Plan, folder: Path, seeds: list[int], quick: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     widths, digits = (WIDTHS[:2], DIGITS[:2]) if quick else (WIDTHS, DIGITS)
     few = preset("mod-add-113-canonical")
+    alone = compare(plan, few, COMPETITORS)
     tables = {
-        "seeds": with_plain(_rows("seeds", {n: (few, n) for n in seeds}, plan)),
-        "d_model": _rows("d_model", {w: (wide(w), 1) for w in widths}, plan),
-        "positions": _rows("positions", {long(n).task.n_ctx: (long(n), 1) for n in digits}, plan),
+        "seeds": with_plain(_rows("seeds", compare_together(plan, few, TOGETHER, alone, seeds))),
+        "d_model": _rows("d_model", {w: compare(plan, wide(w), COMPETITORS) for w in widths}),
+        "positions": _rows(
+            "positions", {long(n).task.n_ctx: compare(plan, long(n), COMPETITORS) for n in digits}
+        ),
     }
     titles = {
         "seeds": "mod-add-113-canonical: one step of several seeds; of (a) one run after the other",
@@ -46,16 +49,14 @@ def measure(plan: Plan, folder: Path, seeds: list[int], quick: bool) -> None:
         plots.draw(frame, what, titles[what], folder / f"{what}.html")
 
 
-def _rows(what: str, cases: dict[int, tuple[RunConfig, int]], plan: Plan) -> pd.DataFrame:
+def _rows(what: str, cases: dict[int, dict[str, Timing]]) -> pd.DataFrame:
     """One row for each case and competitor: milliseconds a step."""
-    rows = []
-    for value, (config, seeds) in cases.items():
-        timings = compare(plan, config, COMPETITORS if seeds == 1 else TOGETHER, seeds=seeds)
-        rows += [
-            {what: value, "competitor": name, "step_ms": timing.step * 1000, "rounds": len(timing.seconds)}
-            for name, timing in timings.items()
-            if timing.seconds
-        ]
+    rows = [
+        {what: value, "competitor": name, "step_ms": timing.step * 1000, "rounds": len(timing.seconds)}
+        for value, timings in cases.items()
+        for name, timing in timings.items()
+        if timing.seconds
+    ]
     return pd.DataFrame(rows)
 
 

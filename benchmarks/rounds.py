@@ -58,6 +58,7 @@ class Plan:
         rounds: blocks of each.
         block_seconds: how long a block should take.
         square: side of the large matrices whose product gives the device's rate.
+        longest_step: seconds; who would take more for a step of several seeds is left out.
     """
 
     device: str
@@ -65,6 +66,7 @@ class Plan:
     rounds: int
     block_seconds: float
     square: int
+    longest_step: float
 
 
 def with_adamw(config: RunConfig) -> RunConfig:
@@ -122,6 +124,40 @@ def compare(
         for child in children.values():
             child.close()
     return timings
+
+
+def compare_together(
+    plan: Plan,
+    config: RunConfig,
+    names: Sequence[str],
+    of_one: dict[str, Timing],
+    counts: Sequence[int],
+    launched: dict[int, dict[str, Child]] | None = None,
+) -> dict[int, dict[str, Timing]]:
+    """Number of seeds -> timings of those that train so many together, from the timings of one seed on.
+
+    Raises:
+        SystemExit: as `compare`.
+    """
+    timings = {1: of_one}
+    for n in (n for n in counts if n > 1):
+        children = (launched or {}).get(n, {})
+        expected = {name: expected_step(timings, name, n) for name in names}
+        slow = {name: step for name, step in expected.items() if step > plan.longest_step}
+        for name in slow.keys() & children.keys():
+            children.pop(name).close()
+        quick = [name for name in names if name not in slow]
+        timings[n] = compare(plan, config, quick, n, launched=children or None) if quick else {}
+        timings[n] |= {
+            name: Timing(problem=f"left out: about {step:.0f} s a step") for name, step in slow.items()
+        }
+    return timings
+
+
+def expected_step(timings: dict[int, dict[str, Timing]], name: str, seeds: int) -> float:
+    """Seconds that a step of so many seeds would take at the rate of the most that were timed; 0 if none were."""
+    timed = [n for n, competitors in timings.items() if name in competitors and competitors[name].seconds]
+    return timings[max(timed)][name].step * seeds / max(timed) if timed else 0.0
 
 
 def precision_of(name: str) -> str:

@@ -1,7 +1,8 @@
 """What training costs: ours beside a plain loop, a hand-written one and JAX, in one run on one machine.
 
-    python benchmarks/speed.py [PRESET …] [--device cpu|cuda] [--threads N] [--rounds 15] [--seeds 1,4,16] [--quick]
-                               [--out DIR [--no-tables]] [--readme README.md] [--grok [--grok-steps FILE.json]]
+    python benchmarks/speed.py [PRESET …] [--device cpu|cuda] [--threads N] [--rounds 15] [--quick]
+                               [--seeds 1,4,16,64,256 [--longest-step SECONDS]] [--out DIR [--no-tables]]
+                               [--readme README.md] [--grok [--grok-steps FILE.json]]
 
 `--out` also measures how cost grows with seeds, width and sequence length, as pictures and CSV files; `--no-tables`
 that alone. `--grok` adds steps and seconds to grok.
@@ -20,7 +21,7 @@ import torch
 from children import Child
 from flops import mlp_shape, step_flops
 from readme import replace_block
-from rounds import Plan, Timing, compare, launch, wait_for, with_adamw
+from rounds import Plan, Timing, compare, compare_together, launch, wait_for, with_adamw
 from tables import NOTES, seeds_table, step_table
 
 from interp_arith.errors import RequestError
@@ -38,8 +39,7 @@ TOGETHER = {
     "cuda": ("jax", "jax tf32", "ours fp32", "ours tf32", "ours bf16"),
 }
 LOAD_BEFORE = os.getloadavg()[0]
-LONGEST_STEP = 5.0
-"""Seconds: an ensemble whose step takes longer is left out."""
+SEEDS = {"cpu": "1,4,16,64,256", "cuda": "1,16,64,128"}
 
 
 def alone(plan: Plan, config: RunConfig) -> tuple[str, ...]:
@@ -63,29 +63,6 @@ def launch_all(plan: Plan, config: RunConfig, counts: list[int]) -> dict[int, di
 def batch_size(config: RunConfig) -> int:
     """Questions a step."""
     return config.batch_size or len(config.task.split("train"))
-
-
-def by_seeds(
-    plan: Plan,
-    config: RunConfig,
-    of_one: dict[str, Timing],
-    counts: list[int],
-    launched: dict[int, dict[str, Child]],
-) -> tuple[dict[int, dict[str, Timing]], dict[int, str]]:
-    """Number of seeds -> timings of what trains them together; and why some numbers were left out."""
-    timings, skipped = {1: of_one}, {}
-    for n in (n for n in counts if n > 1):
-        last = max(timings)
-        expected = (
-            max(t.step for t in timings[last].values() if t.seconds and t is not of_one.get("plain"))
-            * n
-            / last
-        )
-        if expected > LONGEST_STEP:
-            skipped[n] = f"left out, a step would take about {expected:.0f} s"
-            continue
-        timings[n] = compare(plan, config, TOGETHER[plan.device], seeds=n, launched=launched.get(n))
-    return timings, skipped
 
 
 def circumstances(plan: Plan) -> str:
@@ -136,7 +113,12 @@ def read_arguments() -> argparse.Namespace:
         "--threads", type=int, help="of every competitor; all processors, on a GPU's host two"
     )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seeds", help="numbers of seeds trained at once, such as 1,4,16,64")
+    parser.add_argument(
+        "--seeds", help=f"numbers of seeds trained at once; {SEEDS['cpu']}, on a GPU {SEEDS['cuda']}"
+    )
+    parser.add_argument(
+        "--longest-step", type=float, default=15.0, help="who would take more seconds a step is left out (15)"
+    )
     parser.add_argument("--out", type=Path, help="a folder for the pictures of how cost grows")
     parser.add_argument("--no-tables", action="store_true", help="with --out: the pictures alone")
     parser.add_argument("--readme", type=Path, help="put the tables between its benchmark marks")
@@ -154,19 +136,26 @@ def read_arguments() -> argparse.Namespace:
         arguments.presets = [preset(name).name for name in arguments.presets]
     except RequestError as unknown:
         parser.error(str(unknown))
+    if arguments.seeds is None:
+        arguments.seeds = "1,4" if arguments.quick else SEEDS[arguments.device]
+    counts = arguments.seeds.split(",")
+    if not all(count.strip().isdecimal() and int(count) > 0 for count in counts):
+        parser.error(f"--seeds {arguments.seeds}: give whole numbers from 1 on, separated by commas: 1,4,16")
+    arguments.seeds = sorted({int(count) for count in counts})
     return arguments
 
 
-def all_tables(plan: Plan, arguments: argparse.Namespace, counts: list[int]) -> list[str]:
+def all_tables(plan: Plan, arguments: argparse.Namespace) -> list[str]:
     """All tables and the notes, as lines; printed as they come."""
-    lines: list[str] = []
+    lines, counts = [], arguments.seeds
     for name in arguments.presets:
         config = with_adamw(preset(name))
         launched = launch_all(plan, config, counts)
         shape = mlp_shape(config, batch_size(config))
         timings = compare(plan, config, alone(plan, config), shape=shape, launched=launched.get(1))
         block = step_table(name, timings, step_flops(config, batch_size(config), plan.device))
-        block += ["", *seeds_table(name, *by_seeds(plan, config, timings, counts, launched)), ""]
+        together = compare_together(plan, config, TOGETHER[plan.device], timings, counts, launched)
+        block += ["", *seeds_table(name, together), ""]
         print("\n".join(block), flush=True)
         print(*warnings(timings, plan.threads), sep="\n", file=sys.stderr)
         lines += block
@@ -188,15 +177,14 @@ def main() -> None:
         rounds=3 if quick else arguments.rounds,
         block_seconds=0.1 if quick else 0.5,
         square=512 if quick else (2048 if on_cpu else 8192),
+        longest_step=arguments.longest_step,
     )
-    default = "1,4" if quick else "1,4,16" if on_cpu else "1,16,64,128"
-    counts = [int(n) for n in (arguments.seeds or default).split(",")]
     if not arguments.no_tables:
-        lines = all_tables(plan, arguments, counts)
+        lines = all_tables(plan, arguments)
         if arguments.readme is not None:
             replace_block(arguments.readme, "benchmark", lines)
     if arguments.out is not None:
-        growth.measure(plan, arguments.out, [n for n in counts if not quick or n <= 4], quick)
+        growth.measure(plan, arguments.out, arguments.seeds, quick)
 
 
 if __name__ == "__main__":

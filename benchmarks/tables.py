@@ -83,7 +83,7 @@ def _rates(timings: dict[str, Timing]) -> str:
     return f"Matrix rate, GFLOP/s: {'; '.join(seen)}." if seen else ""
 
 
-def seeds_table(preset: str, timings: dict[int, dict[str, Timing]], skipped: dict[int, str]) -> list[str]:
+def seeds_table(preset: str, timings: dict[int, dict[str, Timing]]) -> list[str]:
     """Seeds × steps per second, for several seeds trained at once."""
     counts = sorted(timings)
     alone = timings[counts[0]].get("plain")
@@ -94,9 +94,7 @@ def seeds_table(preset: str, timings: dict[int, dict[str, Timing]], skipped: dic
     lines = table(
         [f"`{preset}`: seeds × steps / s", *(f"{n} seeds" if n > 1 else "1 seed" for n in counts)], rows
     )
-    reasons = [f"{n} seeds: {reason}." for n, reason in skipped.items()]
-    note = "Of (a), N seeds are N runs, one after the other: its rate is that of one."
-    return [*lines, "", " ".join([note, *reasons])]
+    return [*lines, "", "Of (a), N seeds are N runs, one after the other: its rate is that of one."]
 
 
 def _rate(timing: Timing | None, seeds: int) -> str:

@@ -89,22 +89,23 @@ def _optimizer(config: RunConfig) -> optax.GradientTransformation:
 
 
 class JaxLoop(Competitor):
-    """One seed on a CPU: one jitted step a call. Else PREDRAWN steps a call, scanned, mapped over the seeds.
+    """A jitted step; several seeds are mapped.
 
     Args:
         setting: what is trained.
         products: how float32 matrices are multiplied: "highest" is float32, "tensorfloat32" a GPU's default.
+        scans: make PREDRAWN steps a call, which spares a GPU's host the calls.
     """
 
-    def __init__(self, setting: Setting, products: str = "highest") -> None:
+    def __init__(self, setting: Setting, products: str = "highest", scans: bool = False) -> None:
         refuse_other_models(setting.config.model)
         jax.config.update("jax_default_matmul_precision", products)
         jax.config.update("jax_platforms", "cpu" if setting.device == "cpu" else None)
         if setting.device == "cuda" and jax.default_backend() != "gpu":
             raise Impossible(f"this JAX computes on {jax.default_backend()} only (pip install 'jax[cuda12]')")
         self._setting, self._factors = setting, {}
-        self._scans = setting.device == "cuda" or setting.seeds > 1
-        self.stride = PREDRAWN if self._scans else 1
+        self._scans = scans
+        self.stride = PREDRAWN if scans else 1
         weights = setting.weights()
         self._parameters = {
             name: jnp.asarray(np.stack([w[name].numpy() for w in weights])) for name in weights[0]
@@ -132,11 +133,13 @@ class JaxLoop(Competitor):
         def first(tree: Any) -> Any:
             return jax.tree.map(lambda x: x[0], tree)
 
-        if not self._scans:
+        if not self._scans and self._setting.seeds == 1:
             self._parameters, self._state = first(self._parameters), first(self._state)
             self._batches = [first(batch) for batch in self._batches]
             return jax.jit(step, donate_argnums=(0, 1))
         everyone = jax.vmap(step)
+        if not self._scans:
+            return jax.jit(everyone, donate_argnums=(0, 1))
 
         def scanned(parameters: Any, state: Any, tokens: jax.Array, targets: jax.Array) -> Any:
             def body(carry: Any, batch: Any) -> Any:
@@ -181,4 +184,5 @@ class JaxLoop(Competitor):
 
 def make(setting: Setting, name: str) -> JaxLoop:
     """The competitor: its name says how matrices are multiplied."""
-    return JaxLoop(setting, "tensorfloat32" if "tf32" in name else "highest")
+    products = "tensorfloat32" if "tf32" in name else "highest"
+    return JaxLoop(setting, products, scans=setting.device == "cuda")

@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -14,9 +15,11 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import grok  # noqa: E402
 import growth  # noqa: E402
+import rounds  # noqa: E402
 import speed  # noqa: E402
 from competitors import COMPETITORS  # noqa: E402
-from competitors.base import CHECKED_STEPS, Impossible, Setting  # noqa: E402
+from competitors.base import CHECKED_STEPS, PREDRAWN, Impossible, Setting  # noqa: E402
+from competitors.jax_loop import JaxLoop  # noqa: E402
 from flops import mlp_shape, step_flops  # noqa: E402
 from grok import first_grokked, given_steps  # noqa: E402
 from rounds import Timing, disagreement  # noqa: E402
@@ -81,6 +84,15 @@ class TestCompetitors:
         assert disagreement(found) is None
         assert len(set(found["jax"][0])) == 3
 
+    @pytest.mark.parametrize("config", [modular(), adder()], ids=["modular", "adder"])
+    @pytest.mark.parametrize("seeds", [1, 3])
+    def test_jax_scans_to_the_losses_of_its_single_steps(self, config, seeds):
+        setting = Setting(config, seeds)
+        scanned = JaxLoop(setting, scans=True)
+        found = {"jax": losses("jax", config, seeds), "scanned": scanned.losses().tolist()}
+        assert disagreement(found) is None
+        assert len(found["scanned"]) == scanned.stride == PREDRAWN
+
     @pytest.mark.parametrize("name", ["plain", "handwritten"])
     def test_one_seed_at_a_time_is_said_of_those_that_cannot_do_more(self, name):
         with pytest.raises(Impossible, match="one seed at a time"):
@@ -111,6 +123,8 @@ class TestRequests:
             ("--no-tables", "--no-tables leaves nothing to do without --out DIR"),
             ("--no-tables --out DIR --grok", "--readme and --grok are of tables: leave out --no-tables"),
             ("--device cuda", "--device cuda: this machine has none that torch can use"),
+            ("--seeds 1,two", "--seeds 1,two: give whole numbers from 1 on, separated by commas: 1,4,16"),
+            ("--seeds 0", "--seeds 0: give whole numbers from 1 on"),
         ],
     )
     def test_wrong_ones_end_before_anything_starts(self, arguments, message, monkeypatch, capsys):
@@ -125,6 +139,69 @@ class TestRequests:
         monkeypatch.setattr(sys, "argv", ["speed.py", "add-10d-4k", "--out", "DIR", "--no-tables"])
         read = speed.read_arguments()
         assert (read.presets, read.out, read.no_tables) == (["add-10d-4k"], Path("DIR"), True)
+        assert read.seeds == [1, 4, 16, 64, 256]
+
+    def test_quick_takes_few_seeds_but_those_that_are_asked(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["speed.py", "--quick"])
+        assert speed.read_arguments().seeds == [1, 4]
+        monkeypatch.setattr(sys, "argv", ["speed.py", "--quick", "--seeds", "8, 2,8"])
+        assert speed.read_arguments().seeds == [2, 8]
+
+
+class TestTogether:
+    """One seed takes ours 0.1 seconds and JAX 1."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        asked = []
+
+        def compare(plan, config, names, seeds, launched=None):
+            asked.append((seeds, tuple(names), launched))
+            return {
+                name: Timing([{"ours": 0.1, "jax": 1.0}[name] * seeds]) for name in names if name != "gone"
+            }
+
+        monkeypatch.setattr(rounds, "compare", compare)
+        return asked
+
+    ALONE: ClassVar = {"ours": Timing([0.1]), "jax": Timing([1.0]), "gone": Timing(problem="not here")}
+
+    def together(self, longest, **choices):
+        plan = rounds.Plan("cpu", 1, 3, 0.1, 512, longest)
+        return rounds.compare_together(plan, None, ("ours", "jax"), self.ALONE, [1, 4, 64], **choices)
+
+    def test_who_would_take_too_long_is_left_out_and_said_so(self, asked):
+        found = self.together(longest=10)
+        assert [names for _, names, _ in asked] == [("ours", "jax"), ("ours",)]
+        assert found[64]["ours"].step == pytest.approx(6.4)
+        assert found[64]["jax"].problem == "left out: about 64 s a step"
+        assert "left out: about 64 s a step" in "".join(seeds_table("small", found))
+
+    def test_nothing_is_timed_where_all_would_take_too_long(self, asked):
+        found = self.together(longest=1)
+        assert [(seeds, names) for seeds, names, _ in asked] == [(4, ("ours",))]
+        assert found[4]["jax"].problem == "left out: about 4 s a step"
+        assert {timing.problem for timing in found[64].values()} == {
+            "left out: about 6 s a step",
+            "left out: about 64 s a step",
+        }
+
+    def test_processes_that_wait_for_nothing_are_ended(self, asked):
+        class Waiting:
+            closed = False
+
+            def close(self):
+                self.closed = True
+
+        waiting = {64: {"ours": Waiting(), "jax": Waiting()}}
+        jax, ours = waiting[64]["jax"], waiting[64]["ours"]
+        self.together(longest=10, launched=waiting)
+        assert (jax.closed, ours.closed) == (True, False)
+        assert asked[-1] == (64, ("ours",), {"ours": ours})
+
+    def test_who_was_never_timed_is_tried(self):
+        assert rounds.expected_step({1: self.ALONE}, "gone", 64) == 0
+        assert rounds.expected_step({1: self.ALONE}, "jax", 64) == 64
 
 
 def test_several_seeds_of_the_plain_loop_are_one_after_the_other():
@@ -189,10 +266,9 @@ class TestTables:
 
     def test_an_ensemble_counts_every_seed(self):
         alone = {"plain": Timing([0.5]), "ours fp32": Timing([0.1])}
-        lines = seeds_table("small", {1: alone, 4: {"ours fp32": Timing([0.2])}}, {16: "left out"})
+        lines = seeds_table("small", {1: alone, 4: {"ours fp32": Timing([0.2])}})
         assert lines[2].endswith("| 2 | 2 |")
         assert lines[3].endswith("| 10 | 20 |")  # who was not timed has no row
-        assert lines[-1].endswith("16 seeds: left out.")
 
 
 class TestGrok:
