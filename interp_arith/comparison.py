@@ -10,7 +10,10 @@ from interp_arith.run import Run
 
 
 def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
-    """One row a run: status, steps, milestones, the last losses and accuracies, seconds of training."""
+    """One row a run: status, steps, milestones, the last losses and accuracies, seconds of training.
+
+    The seconds are of all seeds that trained together; `together` says how many, where there are several.
+    """
     rows = []
     for run in runs:
         info = run.info
@@ -24,9 +27,9 @@ def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
         }
         marks = {name: value for name, value in summary.items() if name != "last"}
         head = {"run": run.name, "config": run.config.name, "seed": run.config.seed, "status": run.status}
-        rows.append(
-            head | {"step": info.get("step")} | marks | last | {"seconds": info.get("training_seconds")}
-        )
+        together = info.get("trained_together", 1)
+        cost = {"seconds": info.get("training_seconds"), "together": together if together > 1 else None}
+        rows.append(head | {"step": info.get("step")} | marks | last | cost)
     return pd.DataFrame(rows)
 
 

@@ -11,6 +11,7 @@ HEADINGS = {
     "steps_to_train_accuracy_1": "train acc.\n1 at",
     "steps_to_test_accuracy_0.95": "test acc.\n0.95 at",
     "steps_to_test_accuracy_0.99": "test acc.\n0.99 at",
+    "steps_to_test_accuracy_0.999": "test acc.\n0.999 at",
     "train_exact_match": "train\nexact",
     "val_exact_match": "val\nexact",
     "test_exact_match": "test\nexact",

@@ -317,6 +317,14 @@ class TestTables:
         assert over_seeds["test_loss"] == f"{values.mean():.4g} ± {values.std(ddof=1):.3g}"
         assert over_seeds["steps_to_test_accuracy_0.95"] == "–"
 
+    def test_seconds_of_seeds_that_trained_together_are_told_from_those_of_one(self, tmp_path):
+        train_seeds(small_config(), seeds=[0, 1, 2], out=tmp_path, **QUIET)
+        train_seeds(small_config(), seeds=[5], out=tmp_path, **QUIET)
+        table = comparison.runs_table(find_runs(tmp_path)).set_index("run")
+        assert list(table["together"].dropna()) == [3, 3, 3]
+        assert table["seconds"][["small-s0", "small-s2"]].nunique() == 1
+        assert np.isnan(table["together"]["small-s5"])
+
 
 def test_a_failed_run_says_so_and_can_be_looked_into(tmp_path):
     config = small_config(optimizer={"kind": "adamw", "learning_rate": 1e30})

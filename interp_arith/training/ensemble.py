@@ -134,7 +134,19 @@ def score(
     ids: Ids | None = None,
     asker: int | None = None,
 ) -> dict[str, Float[Tensor, " seed"]]:
-    """Loss (softmax, nats per answer token), token accuracy and exact match of every seed on its own examples."""
+    """Loss (softmax, nats per answer token), token accuracy and exact match of every seed on its own examples.
+
+    On a CPU of one seed after the other: it holds the logits of one, and rounds as for the seed alone.
+    """
+    n_seeds = len(examples.tokens)
+    if n_seeds > 1 and examples.tokens.device.type == "cpu":
+        own_ids = ({name: rows[k, None] for name, rows in (ids or {}).items()} for k in range(n_seeds))
+        own_examples = (examples.rows(slice(k, k + 1)) for k in range(n_seeds))
+        each = [
+            score(config, parameters, examples, answer_positions, ids, asker)
+            for parameters, examples, ids in zip(each_alone(parameters), own_examples, own_ids, strict=True)
+        ]
+        return {what: torch.cat([found[what] for found in each]) for what in each[0]}
     loss, hits = [], []
     for start in range(0, examples.tokens.shape[1], _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)

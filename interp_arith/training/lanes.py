@@ -21,6 +21,7 @@ from interp_arith.tasks.sampling import torch_seed
 from interp_arith.tasks.sources import Source, make_source
 from interp_arith.training.checkpoints import Keeper
 from interp_arith.training.config import RunConfig
+from interp_arith.training.machine import products_of
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 LIBRARIES = ("interp-arith", "torch", "transformer-lens", "numpy", "safetensors")
@@ -28,6 +29,7 @@ MILESTONES = {
     "steps_to_train_accuracy_1": ("train_accuracy", 1.0),
     "steps_to_test_accuracy_0.95": ("test_accuracy", 0.95),
     "steps_to_test_accuracy_0.99": ("test_accuracy", 0.99),
+    "steps_to_test_accuracy_0.999": ("test_accuracy", 0.999),
 }
 """Marks of a run's summary: the first evaluation at which a metric reaches a value."""
 
@@ -42,6 +44,7 @@ class Lane:
         held: evaluations in a row that met the stop rule.
         seconds: training time so far, earlier processes included.
         failure: why it stopped without finishing, if it did.
+        together: seeds that began to train in one stack, this one included; the seconds are those of all.
     """
 
     keeper: Keeper
@@ -49,6 +52,7 @@ class Lane:
     held: int = 0
     seconds: float = 0.0
     failure: str | None = None
+    together: int = 1
 
     @property
     def config(self) -> RunConfig:
@@ -77,9 +81,11 @@ class Lane:
                 "step": step,
                 "total_steps": total_steps,
                 "training_seconds": round(self.seconds, 3),
+                "trained_together": self.together,
                 "summary": summary(self.directory.read_metrics()),
                 "device": _device_name(device),
                 "threads": torch.get_num_threads(),
+                "products": products_of(config.precision, device),
                 "data_sha256": data,
                 "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 **environment(),

@@ -44,6 +44,13 @@ def multiplies_bfloat16() -> bool:
     return torch.cpu._is_amx_tile_supported()
 
 
+def products_of(precision: str, device: torch.device) -> str:
+    """What the factors of matrix products are, in words, and in what they are multiplied where that is another."""
+    if precision == "bf16" and device.type == "cpu" and not multiplies_bfloat16():
+        return "bfloat16, multiplied in float32"
+    return {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16", "fp16": "float16"}[precision]
+
+
 @contextmanager
 def prepared(device: torch.device, threads: int) -> Iterator[None]:
     """Threads, memory and matrix products set for much work; threads and products set back afterwards.

@@ -126,6 +126,8 @@ class Trainer:
         unfinished = open_lanes(self._configs, self._directories)
         self._failures = [_complaint(lane) for lane in unfinished if lane.failure is not None]
         self._lanes = [lane for lane in unfinished if lane.failure is None]
+        for lane in self._lanes:
+            lane.together = len(self._lanes)
         if self._lanes:
             source = self._lanes[0].source
             check_metrics(self._config, source)

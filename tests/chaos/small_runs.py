@@ -15,8 +15,8 @@ from interp_arith.training.config import RunConfig
 from interp_arith.training.sinks import Sink
 from interp_arith.training.trainer import Trainer
 
-VOLATILE = ("training_seconds", "written", "git_commit")
-"""What run.json says about the clock, and about a checkout that somebody may be working on."""
+VOLATILE = ("training_seconds", "trained_together", "written", "git_commit")
+"""What run.json says about the clock, the company, and a checkout that somebody may be working on."""
 
 
 def small_config(**fields: Any) -> RunConfig:

@@ -37,6 +37,22 @@ def test_small_models_get_one_thread_and_a_full_batch_of_modular_addition_more(f
     assert machine.threads_for(machine.operations_of(preset("add-10d-4k"), 4_000, 256)) == 1
 
 
+@pytest.mark.parametrize(
+    ("precision", "device", "has_units", "words"),
+    [
+        ("fp32", "cpu", False, "float32"),
+        ("bf16", "cpu", True, "bfloat16"),
+        ("bf16", "cpu", False, "bfloat16, multiplied in float32"),
+        ("bf16", "cuda", False, "bfloat16"),
+        ("tf32", "cuda", False, "TF32"),
+        ("fp16", "cuda", False, "float16"),
+    ],
+)
+def test_how_matrices_are_multiplied_is_said_in_words(precision, device, has_units, words, monkeypatch):
+    monkeypatch.setattr(machine, "multiplies_bfloat16", lambda: has_units)
+    assert machine.products_of(precision, torch.device(device)) == words
+
+
 def test_threads_are_set_for_training_and_set_back():
     before = torch.get_num_threads()
     with machine.prepared(torch.device("cpu"), before + 1):

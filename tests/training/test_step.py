@@ -9,8 +9,9 @@ from oracles import example_model_configs
 
 from interp_arith.models.lean import answer_logits
 from interp_arith.models.transformer import build_model
-from interp_arith.tasks import ModularArithmetic, scoring
+from interp_arith.tasks import Addition, ModularArithmetic, scoring
 from interp_arith.tasks.base import Examples
+from interp_arith.tasks.sources import make_source
 from interp_arith.training import ensemble, step
 from interp_arith.training.lanes import fresh_weights
 from interp_arith.training.optimizers import OPTIMIZERS
@@ -247,6 +248,29 @@ class TestEnsemble:
         )
         for name, values in alone.items():
             assert torch.equal(together[name][1:2], values), name
+
+    def test_each_seed_is_scored_with_its_own_ids_and_questions(self):
+        task = Addition(n_digits=2, val_questions=4, test_questions=6)
+        model = {"d_model": 8, "n_heads": 2, "d_mlp": 12, "positions": {"kind": "abacus", "max_place": 8}}
+        config = small_config(task=task, model=model)
+        parameters = ensemble.stack([fresh_weights(config.with_seed(seed)) for seed in range(3)])
+        sets = [make_source(task, 16, seed, None).evaluation["test"] for seed in range(3)]
+        examples = ensemble.stack_examples(sets, torch.device("cpu"))
+        moved = torch.tensor([0, 2, 4])[:, None, None].expand(3, examples.tokens.shape[1], 1)
+        ids = config.model.positions.ids(task, examples.tokens, moved)
+        together = ensemble.score(config.model, parameters, examples, task.answer_positions, ids)
+        assert len(set(together["loss"].tolist())) == 3
+        for seed in range(3):
+            own = slice(seed, seed + 1)
+            alone = ensemble.score(
+                config.model,
+                {name: p[own] for name, p in parameters.items()},
+                examples.rows(own),
+                task.answer_positions,
+                {name: rows[own] for name, rows in ids.items()},
+            )
+            for name, values in alone.items():
+                assert torch.equal(together[name][own], values), name
 
     def test_scores_are_those_of_the_hooked_model(self):
         config = small_config()

@@ -283,6 +283,7 @@ class TestWhatIsKept:
         assert info["versions"]["torch"] == torch.__version__.split("+")[0] or info["versions"]["torch"]
         assert info["device"] == "cpu"
         assert info["threads"] == torch.get_num_threads()
+        assert (info["products"], info["trained_together"]) == ("float32", 1)
         assert info["training_seconds"] > 0
         log = (finished.path / "train.log").read_text().splitlines()
         assert [line.split(" ", 2)[2] for line in log] == ["started", "finished at step 24"]
