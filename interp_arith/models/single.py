@@ -29,6 +29,8 @@ _FAINT = 1e-33
 """Of a score's exponential: below, those of a question could add up to nothing."""
 _KEPT_TOKENS = 1 << 15
 """Of more tokens it is not kept where they stand: that would take megabytes, and saves the less of a step."""
+_KEPT_SETS = 1024
+"""Sets of questions of which it is kept: those that 512 seeds train and are tested on; a megabyte each at most."""
 _SLOPES: dict[str, Callable[[Tensor, Tensor], object]] = {
     "relu": lambda g, x: torch.ops.aten.threshold_backward.grad_input(g, x, 0, grad_input=g),
     "gelu": lambda g, x: torch.ops.aten.gelu_backward.grad_input(g, x, grad_input=g),
@@ -131,11 +133,16 @@ def _places(rows: Int[Tensor, "batch pos"], n_rows: int, n_heads: int) -> _Place
     return _kept_places(rows.numpy().tobytes(), rows.shape, n_rows, n_heads)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=_KEPT_SETS)
 def _kept_places(rows: bytes, shape: tuple[int, int], n_rows: int, n_heads: int) -> _Places:
     """Of rows in int64."""
     found = np.frombuffer(rows, dtype=np.int64).reshape(shape).copy()
     return _Places(torch.from_numpy(found), n_rows, n_heads)
+
+
+def forget_questions() -> None:
+    """Give back the memory of what is kept of questions, when training on them is over."""
+    _kept_places.cache_clear()
 
 
 class _Logits(torch.autograd.Function):

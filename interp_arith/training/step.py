@@ -44,6 +44,12 @@ class StepReport:
             "largest_logit": self.largest_logit,
         }
 
+    @staticmethod
+    def joined(reports: "Sequence[StepReport]") -> "StepReport":
+        """Reports of some seeds each, as one."""
+        columns = zip(*((r.loss, r.gradient_norm, r.largest_logit) for r in reports), strict=True)
+        return StepReport(*(torch.cat(column) for column in columns))
+
     def rows(self, kept: Bool[Tensor, " seed"]) -> "StepReport":
         """The report of some of the seeds."""
         return StepReport(self.loss[kept], self.gradient_norm[kept], self.largest_logit[kept])
@@ -137,14 +143,40 @@ def update(
         multiplier: of the learning rate.
         kernels: how.
     """
-    scale = state.get(_SCALE)
-    with _products(config):
-        loss, largest, gradients = _gradients(
-            config, parameters, batch, answer_positions, scale, kernels.losses
-        )
-    finish = kernels.apply if isinstance(step, Tensor) else apply
-    norm = finish(config, parameters, gradients, state, step=step, multiplier=multiplier)
-    return StepReport(loss, norm, largest)
+
+    def updated(
+        at: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+        state: Mapping[str, Tensor],
+        batch: Examples,
+    ) -> StepReport:
+        """Of all seeds of a batch, with the gradients at some weights: the parameters, or copies of them."""
+        with _products(config):
+            loss, largest, gradients = _gradients(
+                config, at, batch, answer_positions, state.get(_SCALE), kernels.losses
+            )
+        finish = kernels.apply if isinstance(step, Tensor) else apply
+        norm = finish(config, parameters, gradients, state, step=step, multiplier=multiplier)
+        return StepReport(loss, norm, largest)
+
+    if len(batch.tokens) == 1 or not _is_large(config, batch) or kernels.losses is not losses:
+        return updated(parameters, parameters, state, batch)
+    reports = []
+    for seed, own in enumerate(ensemble.each_alone(parameters)):
+        here = slice(seed, seed + 1)
+        weights, memory = ({name: x[here] for name, x in part.items()} for part in (parameters, state))
+        reports.append(updated(own, weights, memory, batch.rows(here)))
+    return StepReport.joined(reports)
+
+
+def _is_large(config: RunConfig, batch: Examples) -> bool:
+    """Whether a CPU takes one seed after the other.
+
+    Then the memory that gradients need is that of one seed, and near at hand. Small seeds are computed together,
+    since they wait for calls.
+    """
+    kept = batch.tokens[0].numel() * config.model.d_model // config.accumulation
+    return kept > _SMALL and batch.tokens.device.type == "cpu"
 
 
 def _gradients(
@@ -155,26 +187,7 @@ def _gradients(
     scale: Float[Tensor, " seed"] | None,
     forward: Forward = losses,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Loss, largest logit and gradients of the whole batch, computed in `accumulation` parts.
-
-    On a CPU of one large seed after the other: what it keeps for the gradients is no more than for one, and near at
-    hand. Of small seeds together, since they wait for calls, and of those whose forward pass is compiled.
-    """
-    kept = batch.tokens[0].numel() * config.model.d_model // config.accumulation
-    if kept > _SMALL and forward is losses and batch.tokens.device.type == "cpu" and len(batch.tokens) > 1:
-        each = [
-            _gradients(
-                config,
-                own,
-                batch.rows(slice(seed, seed + 1)),
-                answer_positions,
-                None if scale is None else scale[seed, None],
-            )
-            for seed, own in enumerate(ensemble.each_alone(parameters))
-        ]
-        loss, largest, gradients = zip(*each, strict=True)
-        joined = {name: torch.cat([own[name] for own in gradients]) for name in parameters}
-        return torch.cat(loss), torch.cat(largest), joined
+    """Loss, largest logit and gradients of the whole batch, computed in `accumulation` parts."""
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     total = batch.mask.sum(dim=(-2, -1))
     parts_of_loss, largest, sums = [], [], None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from interp_arith import models
 from interp_arith.errors import RequestError, WorkError
+from interp_arith.models.single import forget_questions
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks.sampling import Limits
 from interp_arith.training import ensemble, machine
@@ -96,6 +97,7 @@ class Trainer:
                 return
             self._load()
             stack.enter_context(machine.prepared(self._device, self._threads()))
+            stack.callback(forget_questions)
             self._sinks = self._open_sinks(self._total)
             request = stack.enter_context(stop_requests())
             self._writer = make_writer(self._device)

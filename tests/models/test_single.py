@@ -73,6 +73,14 @@ def test_without_units_every_weight_that_is_multiplied_is_rounded_first(monkeypa
     assert torch.equal(loss, again)
 
 
+def test_where_summands_stand_is_found_once_for_many_seeds_and_forgotten_when_asked():
+    sets = [torch.tensor([[seed, seed + 1]]) for seed in range(512)]
+    first = [single._places(rows, 600, 2) for rows in sets]
+    assert all(single._places(rows.clone(), 600, 2) is kept for rows, kept in zip(sets, first, strict=True))
+    single.forget_questions()
+    assert single._places(sets[0], 600, 2) is not first[0]
+
+
 def test_what_is_multiplied_for_every_question_is_rounded_and_gradients_are_too():
     """One question, one summand, one neuron: its input 1 · 1 + 2⁻⁸ lies halfway between 1 and 1 + 2⁻⁷ of bfloat16."""
     one, between = torch.ones(1, 1, 1), torch.tensor([2.0**-8, 0.0, 0.0])

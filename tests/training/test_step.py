@@ -193,17 +193,26 @@ class TestEnsemble:
         for one, other in zip(small, large, strict=True):
             assert differences(one.path, other.path) == []
 
-    def test_each_large_seed_has_its_own_loss_scale(self, monkeypatch):
-        config, scale = small_config(accumulation=2), torch.tensor([2.0**10, 2.0**-3])
-        parameters, batch = stacked(config)
-        given = (config, parameters, batch, config.task.answer_positions)
-        plain = step._gradients(*given, None)[2]
-        small = step._gradients(*given, scale)[2]
+    @pytest.mark.parametrize("kind", ["adamw", "muon", "grokfast", "orthograd"])
+    def test_large_seeds_one_by_one_are_updated_as_together(self, kind, monkeypatch):
+        """In fp16, where a seed has a loss scale of its own too; at 2⁴⁰ its gradients are not finite."""
+        config = small_config(precision="fp16", accumulation=2, clip_norm=0.05, optimizer={"kind": kind})
+        before, batch = stacked(config, (0, 1, 2))
+
+        def updated() -> dict[str, torch.Tensor]:
+            parameters = {name: p.clone() for name, p in before.items()}
+            state = step.initial_state(config, parameters)
+            state["loss_scale"].copy_(torch.tensor([2.0**10, 2.0**40, 2.0**3]))
+            return parameters | state | update(config, parameters, batch, state).columns()
+
+        small = updated()
         monkeypatch.setattr(step, "_SMALL", 0)
-        large = step._gradients(*given, scale)[2]
-        for name, gradient in plain.items():
-            assert torch.equal(small[name], large[name])
-            torch.testing.assert_close(large[name], gradient)
+        large = updated()
+        assert small["gradient_norm"].isfinite().tolist() == [True, False, True]
+        assert not torch.equal(small["embed.W_E"], before["embed.W_E"])
+        assert small.keys() == large.keys()
+        for name, expected in small.items():
+            torch.testing.assert_close(large[name], expected, rtol=0, atol=0, equal_nan=True, msg=name)
 
     @pytest.mark.parametrize("questions", [1, 2, 3])
     @pytest.mark.parametrize("loss", ["softmax", "stablemax"])
