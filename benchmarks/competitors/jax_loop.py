@@ -91,22 +91,21 @@ def _optimizer(config: RunConfig) -> optax.GradientTransformation:
 
 
 class JaxLoop(Competitor):
-    """A jitted step; several seeds are mapped, and scanned, which is quicker on a CPU too.
+    """One seed on a CPU: one jitted step a call. Else several steps a call, scanned, mapped over the seeds.
 
     Args:
         setting: what is trained.
         products: how float32 matrices are multiplied: "highest" is float32, "tensorfloat32" a GPU's default.
-        scans: make several steps a call: of PREDRAWN batches one each, of one batch SCANNED.
     """
 
-    def __init__(self, setting: Setting, products: str = "highest", scans: bool = False) -> None:
+    def __init__(self, setting: Setting, products: str = "highest") -> None:
         refuse_other_models(setting.config.model)
         jax.config.update("jax_default_matmul_precision", products)
         jax.config.update("jax_platforms", "cpu" if setting.device == "cpu" else None)
         if setting.device == "cuda" and jax.default_backend() != "gpu":
             raise Impossible(f"this JAX computes on {jax.default_backend()} only (pip install 'jax[cuda12]')")
         self._setting, self._factors = setting, {}
-        self._scans = scans
+        self._scans = setting.device == "cuda" or setting.seeds > 1
         weights = setting.weights()
         self._parameters = {
             name: jnp.asarray(np.stack([w[name].numpy() for w in weights])) for name in weights[0]
@@ -116,7 +115,8 @@ class JaxLoop(Competitor):
         on_cpu = Setting(setting.config, setting.seeds, "cpu")
         batches = [(b.tokens.int().numpy(), ignoring_targets(b).int().numpy()) for b in on_cpu.batches()]
         self._batches = [jax.device_put(batch) for batch in batches]
-        self.stride = 1 if not scans else PREDRAWN if len(batches) > 1 else SCANNED[setting.device]
+        if self._scans:
+            self.stride = PREDRAWN if len(batches) > 1 else SCANNED[setting.device]
         self._multiply = jax.jit(jnp.matmul)
         self._advance = self._compiled(optimizer)
         self._next, self._kept = 0, []
@@ -135,13 +135,11 @@ class JaxLoop(Competitor):
         def first(tree: Any) -> Any:
             return jax.tree.map(lambda x: x[0], tree)
 
-        if not self._scans and self._setting.seeds == 1:
+        if not self._scans:
             self._parameters, self._state = first(self._parameters), first(self._state)
             self._batches = [first(batch) for batch in self._batches]
             return jax.jit(step, donate_argnums=(0, 1))
         everyone = jax.vmap(step)
-        if not self._scans:
-            return jax.jit(everyone, donate_argnums=(0, 1))
 
         def scanned(parameters: Any, state: Any, tokens: jax.Array, targets: jax.Array) -> Any:
             def body(carry: Any, batch: Any) -> Any:
@@ -187,5 +185,4 @@ class JaxLoop(Competitor):
 
 def make(setting: Setting, name: str) -> JaxLoop:
     """The competitor: its name says how matrices are multiplied."""
-    products = "tensorfloat32" if "tf32" in name else "highest"
-    return JaxLoop(setting, products, scans=setting.device == "cuda" or setting.seeds > 1)
+    return JaxLoop(setting, "tensorfloat32" if "tf32" in name else "highest")

@@ -18,8 +18,7 @@ import growth  # noqa: E402
 import rounds  # noqa: E402
 import speed  # noqa: E402
 from competitors import COMPETITORS  # noqa: E402
-from competitors.base import CHECKED_STEPS, PREDRAWN, Impossible, Setting  # noqa: E402
-from competitors.jax_loop import JaxLoop  # noqa: E402
+from competitors.base import CHECKED_STEPS, Impossible, Setting  # noqa: E402
 from flops import mlp_shape, step_flops  # noqa: E402
 from grok import first_grokked, given_steps  # noqa: E402
 from rounds import Timing, disagreement  # noqa: E402
@@ -83,16 +82,7 @@ class TestCompetitors:
         found = {name: losses(name, config, seeds=3) for name in TOGETHER}
         assert disagreement(found) is None
         assert len(set(found["jax"][0])) == 3
-
-    @pytest.mark.parametrize("config", [modular(), adder()], ids=["modular", "adder"])
-    @pytest.mark.parametrize("seeds", [1, 3])
-    def test_jax_scans_to_the_losses_of_its_single_steps(self, config, seeds):
-        setting = Setting(config, seeds)
-        single, scanned = JaxLoop(setting), JaxLoop(setting, scans=True)
-        assert (single.stride, scanned.stride) == (1, PREDRAWN if config.batch_size else 2)
-        found = {"jax": single.losses().tolist(), "scanned": scanned.losses().tolist()}
-        assert disagreement(found) is None
-        assert len(found["jax"]) == CHECKED_STEPS <= len(found["scanned"])
+        assert all(len(rows) >= CHECKED_STEPS for rows in found.values())
 
     @pytest.mark.parametrize("name", ["plain", "handwritten"])
     def test_one_seed_at_a_time_is_said_of_those_that_cannot_do_more(self, name):
@@ -158,9 +148,7 @@ class TestTogether:
 
         def compare(plan, config, names, seeds, launched=None):
             asked.append((seeds, tuple(names), launched))
-            return {
-                name: Timing([{"ours": 0.1, "jax": 1.0}[name] * seeds]) for name in names if name != "gone"
-            }
+            return {name: Timing([{"ours": 0.1, "jax": 1.0}[name] * seeds]) for name in names}
 
         monkeypatch.setattr(rounds, "compare", compare)
         return asked

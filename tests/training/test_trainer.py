@@ -10,9 +10,10 @@ import torch
 from chaos.small_runs import differences, same_weights, small_config, train_small
 
 from interp_arith.errors import RequestError, WorkError
+from interp_arith.models import single
 from interp_arith.storage import RunDirectory
 from interp_arith.tasks import Addition, sources
-from interp_arith.training import ensemble, step
+from interp_arith.training import ensemble, step, trainer
 from interp_arith.training.batches import Drawn
 from interp_arith.training.lanes import fresh_weights
 from interp_arith.training.optimizers import OPTIMIZERS
@@ -275,6 +276,19 @@ class TestWhatIsKept:
         assert summary["steps_to_train_accuracy_1"] == reached[0]
         assert summary["steps_to_test_accuracy_0.95"] is None
         assert summary["last"] == run.read_metrics()[-1]
+
+    def test_what_was_kept_of_questions_is_forgotten_at_the_end(self, tmp_path, monkeypatch):
+        kept = []
+
+        def watched():
+            kept.append(single._kept_places.cache_info().currsize)
+            single.forget_questions()
+
+        monkeypatch.setattr(trainer, "forget_questions", watched)
+        train_small(small_config(), tmp_path)
+        assert len(kept) == 1
+        assert kept[0] > 0
+        assert single._kept_places.cache_info().currsize == 0
 
     def test_run_information_says_what_happened_where(self, finished):
         info = finished.read_info()
