@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
+from typing import TypeVar
 
 from children import Child, Failed
 
 from interp_arith.training.config import RunConfig
 from interp_arith.training.optimizers import AdamW
 
+Key = TypeVar("Key", str, int)
 SETTLE_SECONDS = 0.02  # threads of the last child may spin for some milliseconds after its block
 TOLERANCES = {"fp32": (1e-4, 2e-3), "tf32": (1e-3, 5e-3), "bf16": (2e-2, 5e-2)}
 """Relative, of the first loss and of the later ones, for each precision."""
@@ -56,6 +58,7 @@ class Plan:
         device: "cpu" or "cuda".
         threads: of every competitor.
         rounds: blocks of each.
+        seed_rounds: the same, where several seeds train.
         block_seconds: how long a block should take.
         square: side of the large matrices whose product gives the device's rate.
         longest_step: seconds; who would take more for a step of several seeds is left out.
@@ -64,6 +67,7 @@ class Plan:
     device: str
     threads: int
     rounds: int
+    seed_rounds: int
     block_seconds: float
     square: int
     longest_step: float
@@ -105,13 +109,7 @@ def compare(
     print(f"timing {config.name}, seeds: {seeds}: {', '.join(names)}", file=sys.stderr, flush=True)
     children = _ready(config, timings, launched or launch(plan, config, names, seeds))
     try:
-        blocks = {name: _block(child, plan.block_seconds) for name, child in children.items()}
-        for r in range(plan.rounds):
-            order = list(children)[r % len(children) :] + list(children)[: r % len(children)]
-            for name in order:
-                time.sleep(SETTLE_SECONDS)
-                seconds = children[name].ask("time", steps=blocks[name])["seconds"]
-                timings[name].seconds.append(seconds)
+        _take_turns(plan, plan.rounds if seeds == 1 else plan.seed_rounds, children, timings)
         for name, child in children.items():
             timing, precision = timings[name], precision_of(name)
             timing.memory = child.ask("memory")["bytes"]
@@ -152,6 +150,40 @@ def compare_together(
             name: Timing(problem=f"left out: about {step:.0f} s a step") for name, step in slow.items()
         }
     return timings
+
+
+def compare_counts(plan: Plan, config: RunConfig, name: str, counts: Sequence[int]) -> dict[int, Timing]:
+    """Number of seeds -> timings of one competitor that trains so many together, all in the same rounds.
+
+    Then how the time grows with seeds is no matter of when each was timed.
+    """
+    print(
+        f"timing {config.name}: {name} with {', '.join(map(str, counts))} seeds", file=sys.stderr, flush=True
+    )
+    timings = {n: Timing() for n in counts}
+    children = {n: Child(name, config.plain(), n, plan.device, plan.threads) for n in counts}
+    try:
+        for n, child in list(children.items()):
+            try:
+                child.first_losses()
+            except Failed as failure:
+                timings[n].problem = str(failure)
+                children.pop(n).close()
+        _take_turns(plan, plan.seed_rounds, children, timings)
+    finally:
+        for child in children.values():
+            child.close()
+    return timings
+
+
+def _take_turns(plan: Plan, rounds: int, children: dict[Key, Child], timings: dict[Key, Timing]) -> None:
+    """A block of steps each, in rotating order, for every round."""
+    blocks = {key: _block(child, plan.block_seconds) for key, child in children.items()}
+    for r in range(rounds):
+        turn = r % max(1, len(children))
+        for key in [*children][turn:] + [*children][:turn]:
+            time.sleep(SETTLE_SECONDS)
+            timings[key].seconds.append(children[key].ask("time", steps=blocks[key])["seconds"])
 
 
 def expected_step(timings: dict[int, dict[str, Timing]], name: str, seeds: int) -> float:

@@ -1,7 +1,8 @@
 """What training costs: ours beside a plain loop, a hand-written one and JAX, in one run on one machine.
 
     python benchmarks/speed.py [PRESET …] [--device cpu|cuda] [--threads N] [--rounds 15] [--quick]
-                               [--seeds 1,4,16,64,256 [--longest-step SECONDS]] [--out DIR [--no-tables]]
+                               [--seeds 1,4,16,64,256 [--seed-rounds 5] [--longest-step SECONDS]]
+                               [--out DIR [--no-tables]]
                                [--readme README.md] [--grok [--grok-steps FILE.json]]
 
 `--out` also measures how cost grows with seeds, width and sequence length, as pictures and CSV files; `--no-tables`
@@ -21,8 +22,8 @@ import torch
 from children import Child
 from flops import mlp_shape, step_flops
 from readme import replace_block
-from rounds import Plan, Timing, compare, compare_together, launch, wait_for, with_adamw
-from tables import NOTES, seeds_table, step_table
+from rounds import Plan, Timing, compare, compare_counts, compare_together, launch, wait_for, with_adamw
+from tables import NOTES, growth_table, seeds_table, step_table
 
 from interp_arith.errors import RequestError
 from interp_arith.presets import preset
@@ -71,8 +72,8 @@ def circumstances(plan: Plan) -> str:
     where = f"{_processor()}, {plan.threads} threads" if on_cpu else torch.cuda.get_device_name()
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "jax", "optax", "transformer-lens"))
     return (
-        f"{where}; {versions}; Python {platform.python_version()}; {plan.rounds} rounds. "
-        f"Load of other programs before the start: {LOAD_BEFORE:.1f} processors."
+        f"{where}; {versions}; Python {platform.python_version()}; {plan.rounds} rounds, {plan.seed_rounds} of "
+        f"several seeds. Load of other programs before the start: {LOAD_BEFORE:.1f} processors."
     )
 
 
@@ -112,7 +113,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, help="of every competitor; all processors, on a GPU's host two"
     )
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="blocks of steps of each competitor (15)")
+    parser.add_argument("--seed-rounds", type=int, default=5, help="the same, where several seeds train (5)")
     parser.add_argument(
         "--seeds", help=f"numbers of seeds trained at once; {SEEDS['cpu']}, on a GPU {SEEDS['cuda']}"
     )
@@ -156,6 +158,10 @@ def all_tables(plan: Plan, arguments: argparse.Namespace) -> list[str]:
         block = step_table(name, timings, step_flops(config, batch_size(config), plan.device))
         together = compare_together(plan, config, TOGETHER[plan.device], timings, counts, launched)
         block += ["", *seeds_table(name, together), ""]
+        if len(counts) > 1 and plan.device == "cpu":  # a GPU's times do not wander from minute to minute
+            ours = [who for who in TOGETHER["cpu"] if who.startswith("ours")]
+            block += growth_table(name, {who: compare_counts(plan, config, who, counts) for who in ours})
+            block.append("")
         print("\n".join(block), flush=True)
         print(*warnings(timings, plan.threads), sep="\n", file=sys.stderr)
         lines += block
@@ -175,6 +181,7 @@ def main() -> None:
         device=arguments.device,
         threads=arguments.threads or (_processors() if on_cpu else 2),
         rounds=3 if quick else arguments.rounds,
+        seed_rounds=3 if quick else arguments.seed_rounds,
         block_seconds=0.1 if quick else 0.5,
         square=512 if quick else (2048 if on_cpu else 8192),
         longest_step=arguments.longest_step,

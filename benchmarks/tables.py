@@ -1,6 +1,7 @@
 """Timings as lines of Markdown; measures nothing."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from rounds import Timing
 
@@ -95,6 +96,27 @@ def seeds_table(preset: str, timings: dict[int, dict[str, Timing]]) -> list[str]
         [f"`{preset}`: seeds × steps / s", *(f"{n} seeds" if n > 1 else "1 seed" for n in counts)], rows
     )
     return [*lines, "", "Of (a), N seeds are N runs, one after the other: its rate is that of one."]
+
+
+def growth_table(preset: str, timings: dict[str, dict[int, Timing]]) -> list[str]:
+    """How many times longer a step takes with more seeds than with fewer, for each competitor."""
+    counts = sorted(next(iter(timings.values())))
+    pairs = list(pairwise(counts))
+    rows = [
+        [NAMES[name], *(_growth(found[a], found[b]) for a, b in pairs)] for name, found in timings.items()
+    ]
+    return [
+        *table(
+            [f"`{preset}`: a step takes so many times longer", *(f"{a} → {b} seeds" for a, b in pairs)], rows
+        ),
+        "",
+        "Here the same competitor's numbers of seeds took turns.",
+    ]
+
+
+def _growth(fewer: Timing, more: Timing) -> str:
+    missing = next((timing.problem for timing in (fewer, more) if not timing.seconds), None)
+    return f"{fewer.ratio(more):.2f}" if missing is None else missing.replace("|", "/")
 
 
 def _rate(timing: Timing | None, seeds: int) -> str:

@@ -22,7 +22,7 @@ from competitors.base import CHECKED_STEPS, Impossible, Setting  # noqa: E402
 from flops import mlp_shape, step_flops  # noqa: E402
 from grok import first_grokked, given_steps  # noqa: E402
 from rounds import Timing, disagreement  # noqa: E402
-from tables import seeds_table, step_table  # noqa: E402
+from tables import growth_table, seeds_table, step_table  # noqa: E402
 
 from interp_arith.models.config import ModelConfig  # noqa: E402
 from interp_arith.tasks.addition import Addition  # noqa: E402
@@ -156,7 +156,7 @@ class TestTogether:
     ALONE: ClassVar = {"ours": Timing([0.1]), "jax": Timing([1.0]), "gone": Timing(problem="not here")}
 
     def together(self, longest, **choices):
-        plan = rounds.Plan("cpu", 1, 3, 0.1, 512, longest)
+        plan = rounds.Plan("cpu", 1, 3, 3, 0.1, 512, longest)
         return rounds.compare_together(plan, None, ("ours", "jax"), self.ALONE, [1, 4, 64], **choices)
 
     def test_who_would_take_too_long_is_left_out_and_said_so(self, asked):
@@ -191,6 +191,46 @@ class TestTogether:
     def test_who_was_never_timed_is_tried(self):
         assert rounds.expected_step({1: self.ALONE}, "gone", 64) == 0
         assert rounds.expected_step({1: self.ALONE}, "jax", 64) == 64
+
+
+class TestCounts:
+    """Four seeds take four times as long, while the machine is half as fast in every second round."""
+
+    @pytest.fixture
+    def made(self, monkeypatch):
+        made = {}
+
+        class Scripted:
+            stride = 1
+
+            def __init__(self, name, config, seeds, device, threads):
+                self.seeds, self.asked, self.closed = seeds, 0, False
+                made[seeds] = self
+
+            def first_losses(self):
+                if self.seeds == 64:
+                    raise rounds.Failed("failed: no memory | at all")
+
+            def ask(self, do, steps):
+                self.asked += 1
+                return {"seconds": 0.1 * self.seeds * (1 + self.asked % 2)}
+
+            def close(self):
+                self.closed = True
+
+        monkeypatch.setattr(rounds, "Child", Scripted)
+        monkeypatch.setattr(rounds, "SETTLE_SECONDS", 0)
+        return made
+
+    def test_numbers_of_seeds_take_turns_in_one_set_of_rounds(self, made):
+        plan = rounds.Plan("cpu", 1, 9, 4, 0.1, 512, 10)
+        found = rounds.compare_counts(plan, modular(), "ours", [1, 4, 64])
+        assert [round(seconds, 3) for seconds in found[4].seconds] == [0.4, 0.8, 0.4, 0.8]
+        assert found[1].ratio(found[4]) == pytest.approx(4)
+        assert all(child.closed for child in made.values())
+        lines = growth_table("small", {"ours fp32": found})
+        assert lines[0].endswith("| 1 → 4 seeds | 4 → 64 seeds |")
+        assert lines[2].endswith("| 4.00 | failed: no memory / at all |")
 
 
 def test_several_seeds_of_the_plain_loop_are_one_after_the_other():
