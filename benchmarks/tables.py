@@ -99,16 +99,14 @@ def seeds_table(preset: str, timings: dict[int, dict[str, Timing]]) -> list[str]
 
 
 def growth_table(preset: str, timings: dict[str, dict[int, Timing]]) -> list[str]:
-    """How many times longer a step takes with more seeds than with fewer, for each competitor."""
+    """How many times as long a step takes with more seeds as with fewer, for each competitor."""
     counts = sorted(next(iter(timings.values())))
     pairs = list(pairwise(counts))
     rows = [
         [NAMES[name], *(_growth(found[a], found[b]) for a, b in pairs)] for name, found in timings.items()
     ]
     return [
-        *table(
-            [f"`{preset}`: a step takes so many times longer", *(f"{a} → {b} seeds" for a, b in pairs)], rows
-        ),
+        *table([f"`{preset}`: a step takes … times as long", *(f"{a} → {b} seeds" for a, b in pairs)], rows),
         "",
         "Here the same competitor's numbers of seeds took turns.",
     ]
