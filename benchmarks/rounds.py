@@ -58,7 +58,7 @@ class Plan:
         device: "cpu" or "cuda".
         threads: of every competitor.
         rounds: blocks of each.
-        seed_rounds: the same, where several seeds train.
+        seed_rounds: the same, where several seeds train, or one of them in turn with several.
         block_seconds: how long a block should take.
         square: side of the large matrices whose product gives the device's rate.
         longest_step: seconds; who would take more for a step of several seeds is left out.
@@ -157,18 +157,12 @@ def compare_counts(plan: Plan, config: RunConfig, name: str, counts: Sequence[in
 
     Then how the time grows with seeds is no matter of when each was timed.
     """
-    print(
-        f"timing {config.name}: {name} with {', '.join(map(str, counts))} seeds", file=sys.stderr, flush=True
-    )
+    several = ", ".join(map(str, counts))
+    print(f"timing {config.name}: {name} with {several} seeds", file=sys.stderr, flush=True)
     timings = {n: Timing() for n in counts}
     children = {n: Child(name, config.plain(), n, plan.device, plan.threads) for n in counts}
     try:
-        for n, child in list(children.items()):
-            try:
-                child.first_losses()
-            except Failed as failure:
-                timings[n].problem = str(failure)
-                children.pop(n).close()
+        wait_for(children.values())
         _take_turns(plan, plan.seed_rounds, children, timings)
     finally:
         for child in children.values():
@@ -177,13 +171,18 @@ def compare_counts(plan: Plan, config: RunConfig, name: str, counts: Sequence[in
 
 
 def _take_turns(plan: Plan, rounds: int, children: dict[Key, Child], timings: dict[Key, Timing]) -> None:
-    """A block of steps each, in rotating order, for every round."""
-    blocks = {key: _block(child, plan.block_seconds) for key, child in children.items()}
+    """A block of steps each, in rotating order, for every round; who fails is ended, and its timing says why."""
+    blocks: dict[Key, int] = {}
     for r in range(rounds):
         turn = r % max(1, len(children))
         for key in [*children][turn:] + [*children][:turn]:
             time.sleep(SETTLE_SECONDS)
-            timings[key].seconds.append(children[key].ask("time", steps=blocks[key])["seconds"])
+            try:
+                blocks[key] = blocks.get(key) or _block(children[key], plan.block_seconds)
+                timings[key].seconds.append(children[key].ask("time", steps=blocks[key])["seconds"])
+            except Failed as failure:
+                timings[key].problem, timings[key].seconds = str(failure), []
+                children.pop(key).close()
 
 
 def expected_step(timings: dict[int, dict[str, Timing]], name: str, seeds: int) -> float:

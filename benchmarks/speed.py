@@ -72,8 +72,8 @@ def circumstances(plan: Plan) -> str:
     where = f"{_processor()}, {plan.threads} threads" if on_cpu else torch.cuda.get_device_name()
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "jax", "optax", "transformer-lens"))
     return (
-        f"{where}; {versions}; Python {platform.python_version()}; {plan.rounds} rounds, {plan.seed_rounds} of "
-        f"several seeds. Load of other programs before the start: {LOAD_BEFORE:.1f} processors."
+        f"{where}; {versions}; Python {platform.python_version()}; {plan.rounds} rounds of one seed, "
+        f"{plan.seed_rounds} of several. Load of other programs before the start: {LOAD_BEFORE:.1f} processors."
     )
 
 
@@ -106,6 +106,13 @@ def warnings(timings: dict[str, Timing], threads: int) -> list[str]:
     ]
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 on")
+    return int(text)
+
+
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("presets", nargs="*", default=PRESETS)
@@ -113,8 +120,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, help="of every competitor; all processors, on a GPU's host two"
     )
-    parser.add_argument("--rounds", type=int, default=15, help="blocks of steps of each competitor (15)")
-    parser.add_argument("--seed-rounds", type=int, default=5, help="the same, where several seeds train (5)")
+    parser.add_argument("--rounds", type=positive, default=15, help="blocks of steps of each competitor (15)")
+    parser.add_argument(
+        "--seed-rounds", type=positive, help="the same, where several seeds train (5, or fewer as --rounds)"
+    )
     parser.add_argument(
         "--seeds", help=f"numbers of seeds trained at once; {SEEDS['cpu']}, on a GPU {SEEDS['cuda']}"
     )
@@ -147,28 +156,39 @@ def read_arguments() -> argparse.Namespace:
     return arguments
 
 
+def growing(
+    plan: Plan, config: RunConfig, together: dict[int, dict[str, Timing]]
+) -> dict[str, dict[int, Timing]]:
+    """Ours -> number of seeds -> timings in the same rounds, of the numbers that were timed before."""
+    timed = {
+        who: [n for n, timings in together.items() if timings[who].seconds]
+        for who in TOGETHER[plan.device]
+        if who.startswith("ours")
+    }
+    return {who: compare_counts(plan, config, who, counts) for who, counts in timed.items()}
+
+
 def all_tables(plan: Plan, arguments: argparse.Namespace) -> list[str]:
     """All tables and the notes, as lines; printed as they come."""
-    lines, counts = [], arguments.seeds
+    lines: list[str] = []
+
+    def tell(block: list[str]) -> None:
+        print("\n".join(block), flush=True)
+        lines.extend(block)
+
     for name in arguments.presets:
-        config = with_adamw(preset(name))
+        config, counts = with_adamw(preset(name)), sorted({1, *arguments.seeds})
         launched = launch_all(plan, config, counts)
         shape = mlp_shape(config, batch_size(config))
         timings = compare(plan, config, alone(plan, config), shape=shape, launched=launched.get(1))
-        block = step_table(name, timings, step_flops(config, batch_size(config), plan.device))
+        tell([*step_table(name, timings, step_flops(config, batch_size(config), plan.device)), ""])
         together = compare_together(plan, config, TOGETHER[plan.device], timings, counts, launched)
-        block += ["", *seeds_table(name, together), ""]
-        if len(counts) > 1 and plan.device == "cpu":  # a GPU's times do not wander from minute to minute
-            ours = [who for who in TOGETHER["cpu"] if who.startswith("ours")]
-            block += growth_table(name, {who: compare_counts(plan, config, who, counts) for who in ours})
-            block.append("")
-        print("\n".join(block), flush=True)
+        tell([*seeds_table(name, together), ""])
+        if len(counts) > 1 and plan.device == "cpu":  # on a GPU all would compile once more
+            tell([*growth_table(name, counts, growing(plan, config, together)), ""])
         print(*warnings(timings, plan.threads), sep="\n", file=sys.stderr)
-        lines += block
     if arguments.grok:
-        block = [*grok.table_lines(plan, arguments.grok_steps), ""]
-        print("\n".join(block), flush=True)
-        lines += block
+        tell([*grok.table_lines(plan, arguments.grok_steps), ""])
     ending = [*NOTES, circumstances(plan)]
     print("\n\n".join(ending))
     return lines + "\n\n".join(ending).splitlines()
@@ -181,7 +201,7 @@ def main() -> None:
         device=arguments.device,
         threads=arguments.threads or (_processors() if on_cpu else 2),
         rounds=3 if quick else arguments.rounds,
-        seed_rounds=3 if quick else arguments.seed_rounds,
+        seed_rounds=3 if quick else arguments.seed_rounds or min(5, arguments.rounds),
         block_seconds=0.1 if quick else 0.5,
         square=512 if quick else (2048 if on_cpu else 8192),
         longest_step=arguments.longest_step,

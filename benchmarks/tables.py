@@ -26,7 +26,8 @@ NOTES = [
     "drawing” draws them within the step, as training does. The losses of all that have one optimizer "
     "agreed on the first 3 steps.",
     "Each competitor has a process of its own; they are timed in turn, a block of steps each, in rotating order. "
-    "Times are medians of the rounds, ratios medians of the ratio within a round. Memory is the peak during steps: "
+    "Times are medians of the rounds, ratios (but those of grokking) medians of the ratio within a round. "
+    "Memory is the peak during steps: "
     "on a CPU, what is resident beyond the imports (a compiler's leavings included). Matrix share: the operations "
     "that the step needs (those of ours, benchmarks/flops.py) a second, over the rate of one large square product, "
     "and over that of the MLP's product, in the same process.",
@@ -98,23 +99,26 @@ def seeds_table(preset: str, timings: dict[int, dict[str, Timing]]) -> list[str]
     return [*lines, "", "Of (a), N seeds are N runs, one after the other: its rate is that of one."]
 
 
-def growth_table(preset: str, timings: dict[str, dict[int, Timing]]) -> list[str]:
+def growth_table(preset: str, counts: Sequence[int], timings: dict[str, dict[int, Timing]]) -> list[str]:
     """How many times as long a step takes with more seeds as with fewer, for each competitor."""
-    counts = sorted(next(iter(timings.values())))
     pairs = list(pairwise(counts))
     rows = [
-        [NAMES[name], *(_growth(found[a], found[b]) for a, b in pairs)] for name, found in timings.items()
+        [NAMES[name], *(_growth(found.get(fewer), found.get(more)) for fewer, more in pairs)]
+        for name, found in timings.items()
     ]
     return [
         *table([f"`{preset}`: a step takes … times as long", *(f"{a} → {b} seeds" for a, b in pairs)], rows),
         "",
-        "Here the same competitor's numbers of seeds took turns.",
+        "Here a competitor's numbers of seeds were timed in turn, in the same rounds; "
+        "in the table above minutes apart.",
     ]
 
 
-def _growth(fewer: Timing, more: Timing) -> str:
-    missing = next((timing.problem for timing in (fewer, more) if not timing.seconds), None)
-    return f"{fewer.ratio(more):.2f}" if missing is None else missing.replace("|", "/")
+def _growth(fewer: Timing | None, more: Timing | None) -> str:
+    if fewer is None or more is None:
+        return "–"
+    problem = fewer.problem or more.problem
+    return f"{fewer.ratio(more):.2f}" if problem is None else problem.replace("|", "/")
 
 
 def _rate(timing: Timing | None, seeds: int) -> str:

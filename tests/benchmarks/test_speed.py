@@ -116,6 +116,8 @@ class TestRequests:
             ("--device cuda", "--device cuda: this machine has none that torch can use"),
             ("--seeds 1,two", "--seeds 1,two: give whole numbers from 1 on, separated by commas: 1,4,16"),
             ("--seeds 0", "--seeds 0: give whole numbers from 1 on"),
+            ("--rounds 0", "argument --rounds: 0: give a whole number from 1 on"),
+            ("--seed-rounds few", "argument --seed-rounds: few: give a whole number from 1 on"),
         ],
     )
     def test_wrong_ones_end_before_anything_starts(self, arguments, message, monkeypatch, capsys):
@@ -194,43 +196,65 @@ class TestTogether:
 
 
 class TestCounts:
-    """Four seeds take four times as long, while the machine is half as fast in every second round."""
+    """A seed takes 0.1 seconds in the first two blocks that are timed, 0.2 in the next two, and so on in turn."""
 
     @pytest.fixture
     def made(self, monkeypatch):
-        made = {}
+        made, blocks = [], []
 
         class Scripted:
             stride = 1
 
             def __init__(self, name, config, seeds, device, threads):
                 self.seeds, self.asked, self.closed = seeds, 0, False
-                made[seeds] = self
+                self.cores = self.spinning = 0.0
+                made.append(self)
 
             def first_losses(self):
-                if self.seeds == 64:
+                if self.seeds == 16:
                     raise rounds.Failed("failed: no memory | at all")
+                return [[1.0] * self.seeds]
 
-            def ask(self, do, steps):
+            def ask(self, do, steps=0):
+                if do == "memory":
+                    return {"bytes": 0}
                 self.asked += 1
-                return {"seconds": 0.1 * self.seeds * (1 + self.asked % 2)}
+                if self.seeds == 16 or (self.seeds == 64 and self.asked == 3):
+                    raise rounds.Failed("failed: no memory | at all")
+                if self.asked > 1:
+                    blocks.append(self.seeds)
+                return {"seconds": 0.1 * self.seeds * (1 + (len(blocks) - 1) // 2 % 2)}
 
             def close(self):
+                assert not self.closed
                 self.closed = True
 
         monkeypatch.setattr(rounds, "Child", Scripted)
         monkeypatch.setattr(rounds, "SETTLE_SECONDS", 0)
+        self.blocks = blocks
         return made
 
-    def test_numbers_of_seeds_take_turns_in_one_set_of_rounds(self, made):
-        plan = rounds.Plan("cpu", 1, 9, 4, 0.1, 512, 10)
-        found = rounds.compare_counts(plan, modular(), "ours", [1, 4, 64])
+    PLAN = rounds.Plan("cpu", 1, 9, 4, 0.1, 512, 10)
+
+    def test_numbers_of_seeds_take_turns_round_by_round(self, made):
+        found = rounds.compare_counts(self.PLAN, modular(), "ours", [1, 4])
+        assert self.blocks == [1, 4, 4, 1, 1, 4, 4, 1]
         assert [round(seconds, 3) for seconds in found[4].seconds] == [0.4, 0.8, 0.4, 0.8]
         assert found[1].ratio(found[4]) == pytest.approx(4)
-        assert all(child.closed for child in made.values())
-        lines = growth_table("small", {"ours fp32": found})
-        assert lines[0].endswith("| 1 → 4 seeds | 4 → 64 seeds |")
-        assert lines[2].endswith("| 4.00 | failed: no memory / at all |")
+        assert all(child.closed for child in made)
+
+    def test_who_fails_is_said_and_the_others_go_on(self, made):
+        found = rounds.compare_counts(self.PLAN, modular(), "ours", [1, 4, 16, 64])
+        assert [len(found[n].seconds) for n in (1, 4, 16, 64)] == [4, 4, 0, 0]
+        assert all(child.closed for child in made)
+        lines = growth_table("small", [1, 4, 16, 64, 256], {"ours fp32": found})
+        assert lines[0].endswith("| 1 → 4 seeds | 4 → 16 seeds | 16 → 64 seeds | 64 → 256 seeds |")
+        failed = "failed: no memory / at all"
+        assert lines[2].endswith(f"| {failed} | {failed} | – |")
+
+    def test_one_seed_has_rounds_of_its_own(self, made):
+        found = {n: rounds.compare(self.PLAN, modular(), ["ours"], n)["ours"] for n in (1, 4)}
+        assert {n: len(timing.seconds) for n, timing in found.items()} == {1: 9, 4: 4}
 
 
 def test_several_seeds_of_the_plain_loop_are_one_after_the_other():
