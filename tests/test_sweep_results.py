@@ -11,6 +11,7 @@ from small_sweeps import in_this_process, small_sweep
 
 import interp_arith as ia
 from interp_arith import sweep as sweep_module
+from interp_arith.cli import main
 from interp_arith.errors import RequestError
 from interp_arith.grid import Sweep
 from interp_arith.storage import RunDirectory
@@ -98,6 +99,16 @@ def test_results_are_kept_as_csv_parquet_and_netcdf(tmp_path, monkeypatch):
     cell = load_sweep("runs/small").sel({"task.operation": "subtract", "batch": 12, "seed": 1})
     info = json.loads(Path("runs/small/runs/operation-subtract_batch-12-s1/run.json").read_text())
     assert float(cell["test_loss"]) == info["summary"]["last"]["test_loss"]
+
+
+def test_the_folder_of_a_sweep_lists_its_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep_module, "run_locally", in_this_process)
+    table = sweep(small_sweep(), device="cpu", progress=False)
+    assert main(["runs", "runs/small"]) == 0
+    out = capsys.readouterr().out
+    assert len(table) == 8
+    assert [run for run in table["run"] if run not in out] == []
 
 
 def test_load_sweep_wants_a_sweep():

@@ -9,6 +9,7 @@ from interp_arith.commands.parsing import PROGRAM, parse
 from interp_arith.comparison import runs_table, seeds_table
 from interp_arith.errors import RequestError
 from interp_arith.runs import find_runs
+from interp_arith.sweep_results import SweepFolder
 from interp_arith.tables import print_table
 
 
@@ -21,9 +22,10 @@ def run(arguments: list[str]) -> None:
         """List runs.
 
         Args:
-            folder: where they are.
+            folder: where they are; a sweep's folder too.
         """
-        found = find_runs(folder)
+        of_sweep = SweepFolder(folder)
+        found = find_runs(of_sweep.runs if of_sweep.file.exists() else folder)
         if not found:
             raise RequestError(f"no runs in {folder}; train one with `{PROGRAM} train mod-add-113`")
         table = runs_table(found).dropna(axis="columns", how="all")
