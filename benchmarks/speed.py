@@ -149,6 +149,8 @@ def read_arguments() -> argparse.Namespace:
         parser.error(str(unknown))
     if arguments.seeds is None:
         arguments.seeds = "1,4" if arguments.quick else SEEDS[arguments.device]
+    if arguments.seed_rounds is None:
+        arguments.seed_rounds = min(5, arguments.rounds)
     counts = arguments.seeds.split(",")
     if not all(count.strip().isdecimal() and int(count) > 0 for count in counts):
         parser.error(f"--seeds {arguments.seeds}: give whole numbers from 1 on, separated by commas: 1,4,16")
@@ -201,7 +203,7 @@ def main() -> None:
         device=arguments.device,
         threads=arguments.threads or (_processors() if on_cpu else 2),
         rounds=3 if quick else arguments.rounds,
-        seed_rounds=3 if quick else arguments.seed_rounds or min(5, arguments.rounds),
+        seed_rounds=3 if quick else arguments.seed_rounds,
         block_seconds=0.1 if quick else 0.5,
         square=512 if quick else (2048 if on_cpu else 8192),
         longest_step=arguments.longest_step,

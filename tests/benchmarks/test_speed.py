@@ -134,6 +134,11 @@ class TestRequests:
         assert (read.presets, read.out, read.no_tables) == (["add-10d-4k"], Path("DIR"), True)
         assert read.seeds == [1, 4, 16, 64, 256]
 
+    def test_several_seeds_have_five_rounds_or_as_few_as_one_has(self, monkeypatch):
+        for given, expected in (("", 5), ("--rounds 3", 3), ("--rounds 3 --seed-rounds 7", 7)):
+            monkeypatch.setattr(sys, "argv", ["speed.py", *given.split()])
+            assert speed.read_arguments().seed_rounds == expected, given
+
     def test_quick_takes_few_seeds_but_those_that_are_asked(self, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["speed.py", "--quick"])
         assert speed.read_arguments().seeds == [1, 4]
