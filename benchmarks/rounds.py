@@ -57,8 +57,8 @@ class Plan:
     Attributes:
         device: "cpu" or "cuda".
         threads: of every competitor.
-        rounds: blocks of each.
-        seed_rounds: the same, where several seeds train, or one of them in turn with several.
+        rounds: blocks of each, of one seed, and of one competitor's numbers of seeds in turn.
+        seed_rounds: the same, where competitors train several seeds.
         block_seconds: how long a block should take.
         square: side of the large matrices whose product gives the device's rate.
         longest_step: seconds; who would take more for a step of several seeds is left out.
@@ -163,7 +163,7 @@ def compare_counts(plan: Plan, config: RunConfig, name: str, counts: Sequence[in
     children = {n: Child(name, config.plain(), n, plan.device, plan.threads) for n in counts}
     try:
         wait_for(children.values())
-        _take_turns(plan, plan.seed_rounds, children, timings)
+        _take_turns(plan, plan.rounds, children, timings)
     finally:
         for child in children.values():
             child.close()

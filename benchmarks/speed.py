@@ -72,8 +72,9 @@ def circumstances(plan: Plan) -> str:
     where = f"{_processor()}, {plan.threads} threads" if on_cpu else torch.cuda.get_device_name()
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "jax", "optax", "transformer-lens"))
     return (
-        f"{where}; {versions}; Python {platform.python_version()}; {plan.rounds} rounds of one seed, "
-        f"{plan.seed_rounds} of several. Load of other programs before the start: {LOAD_BEFORE:.1f} processors."
+        f"{where}; {versions}; Python {platform.python_version()}; {plan.rounds} rounds of one seed and "
+        f"of ours in turn, {plan.seed_rounds} of several. Load of other programs before the start: "
+        f"{LOAD_BEFORE:.1f} processors."
     )
 
 

@@ -21,7 +21,8 @@ LAYERS = """
     models.fused models.stacked
     models models.attention models.hooked_parts models.transformer models.imported models.cached
     training.optimizers training.schedules training.curricula training.config training.machine
-    training.ensemble training.batches training.step training.compiled training.recorded training.checkpoints
+    training.side_by_side training.ensemble training.batches training.step training.compiled training.recorded
+    training.checkpoints
     training.measuring training.lanes training.writer training.signals training.sinks training.trainer training
     adder_presets
     presets

@@ -3,7 +3,7 @@
 One run is an ensemble of one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -40,9 +40,10 @@ def member(stacked: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
     return {name: tensor[index].detach().cpu().clone() for name, tensor in stacked.items()}
 
 
-def each_alone(stacked: Mapping[str, Float[Tensor, "seed ..."]]) -> Iterator[dict[str, Tensor]]:
-    """Each seed as an ensemble of one, whose products round as those of the seed alone."""
-    return ({name: part[None] for name, part in own.items()} for own in _members_apart(stacked))
+def alone(stacked: Mapping[str, Float[Tensor, "seed ..."]], seed: int) -> dict[str, Tensor]:
+    """One seed as an ensemble of one, whose products round as those of the seed alone."""
+    here = slice(seed, seed + 1)
+    return {name: x[here] if _is_apart(x) else x[here].clone() for name, x in stacked.items()}
 
 
 def _members_apart(stacked: Mapping[str, Float[Tensor, "seed ..."]]) -> list[dict[str, Tensor]]:
@@ -108,9 +109,12 @@ def _apart(stacked: Float[Tensor, "seed ..."]) -> tuple[Tensor, ...]:
     if len(stacked) == 1:
         return (stacked.squeeze(0),)  # the gradient of this is no copy
     parts = stacked.unbind()
-    if stacked.stride(0) * stacked.element_size() % _ALIGNMENT == 0:
-        return parts
-    return tuple(part.clone() for part in parts)
+    return parts if _is_apart(stacked) else tuple(part.clone() for part in parts)
+
+
+def _is_apart(stacked: Float[Tensor, "seed ..."]) -> bool:
+    """Whether each seed's part begins where new memory may begin."""
+    return len(stacked) == 1 or stacked.stride(0) * stacked.element_size() % _ALIGNMENT == 0
 
 
 class _Stacked(torch.autograd.Function):
@@ -140,11 +144,16 @@ def score(
     """
     n_seeds = len(examples.tokens)
     if n_seeds > 1 and examples.tokens.device.type == "cpu":
-        own_ids = ({name: rows[k, None] for name, rows in (ids or {}).items()} for k in range(n_seeds))
-        own_examples = (examples.rows(slice(k, k + 1)) for k in range(n_seeds))
         each = [
-            score(config, parameters, examples, answer_positions, ids, asker)
-            for parameters, examples, ids in zip(each_alone(parameters), own_examples, own_ids, strict=True)
+            score(
+                config,
+                alone(parameters, seed),
+                examples.rows(slice(seed, seed + 1)),
+                answer_positions,
+                {name: rows[seed, None] for name, rows in (ids or {}).items()},
+                asker,
+            )
+            for seed in range(n_seeds)
         ]
         return {what: torch.cat([found[what] for found in each]) for what in each[0]}
     loss, hits = [], []

@@ -14,12 +14,17 @@ from interp_arith.tasks.base import Examples
 from interp_arith.training import ensemble, machine
 from interp_arith.training.config import RunConfig
 from interp_arith.training.optimizers import Number, clip_by_norm, global_norm
+from interp_arith.training.side_by_side import side_by_side
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SCALE, _GOOD_STEPS = "loss_scale", "good_steps"
 _GROWTH_INTERVAL = 2000
 _SMALL = 1 << 20
 """Numbers that the residual stream of a part of a seed's batch has, at most, where a CPU computes seeds together."""
+_AT_ONCE = 1 << 26
+"""The same of all seeds that a CPU computes side by side: what their gradients need is some 4 GB."""
+_WORTH_TWO_PARTS = 4
+"""Small seeds; of fewer, more is lost by what Python does twice than is gained."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +135,12 @@ def update(
     step: Number,
     multiplier: Number,
     kernels: Kernels = Kernels(),
+    cores: int = 1,
 ) -> StepReport:
     """Make update number `step` (from 1) in place, each seed by itself.
+
+    On a CPU seeds train side by side, each by as many threads as there are cores for it, and to the bit as it does
+    alone by so many.
 
     Args:
         config: loss, precision, clipping, accumulation and optimizer.
@@ -142,6 +151,7 @@ def update(
         step: which update this is.
         multiplier: of the learning rate.
         kernels: how.
+        cores: of the CPU, that seeds side by side may use; not fewer than PyTorch has threads.
     """
 
     def updated(
@@ -159,24 +169,40 @@ def update(
         norm = finish(config, parameters, gradients, state, step=step, multiplier=multiplier)
         return StepReport(loss, norm, largest)
 
-    if len(batch.tokens) == 1 or not _is_large(config, batch) or kernels.losses is not losses:
+    cores = max(cores, torch.get_num_threads())
+    parts, workers = _parts_and_workers(config, batch, cores)
+    if len(parts) == 1 or kernels.losses is not losses:
         return updated(parameters, parameters, state, batch)
-    reports = []
-    for seed, own in enumerate(ensemble.each_alone(parameters)):
-        here = slice(seed, seed + 1)
-        weights, memory = ({name: x[here] for name, x in part.items()} for part in (parameters, state))
-        reports.append(updated(own, weights, memory, batch.rows(here)))
-    return StepReport.joined(reports)
+    is_alone = len(parts) == len(batch.tokens)
+
+    def updated_part(part: slice) -> StepReport:
+        # `data` counts its changes by itself: autograd would take those of other parts for changes of this one.
+        own = {name: x.data for name, x in parameters.items()}
+        weights, memory = ({name: x[part] for name, x in of_all.items()} for of_all in (own, state))
+        at = ensemble.alone(own, part.start) if is_alone else weights
+        return updated(at, weights, memory, batch.rows(part))
+
+    own_threads = min(torch.get_num_threads(), cores // workers)
+    return StepReport.joined(side_by_side(updated_part, parts, workers, own_threads))
 
 
-def _is_large(config: RunConfig, batch: Examples) -> bool:
-    """Whether a CPU takes one seed after the other.
+def _parts_and_workers(config: RunConfig, batch: Examples, cores: int) -> tuple[list[slice], int]:
+    """The seeds that are computed together, part by part, and of how many parts at once.
 
-    Then the memory that gradients need is that of one seed, and near at hand. Small seeds are computed together,
-    since they wait for calls.
+    A GPU takes all together. A CPU takes a large seed alone, since the memory that its gradients need is then near at
+    hand, and so many side by side as it has memory and threads for. Small seeds wait for Python's calls, and so they
+    are computed together, in two parts side by side: a third would find Python busy.
     """
+    n_seeds = len(batch.tokens)
+    if batch.tokens.device.type != "cpu":
+        return [slice(0, n_seeds)], 1
     kept = batch.tokens[0].numel() * config.model.d_model // config.accumulation
-    return kept > _SMALL and batch.tokens.device.type == "cpu"
+    if kept > _SMALL:
+        workers = min(n_seeds, cores, max(1, _AT_ONCE // kept))
+        return [slice(seed, seed + 1) for seed in range(n_seeds)], workers
+    if cores < 2 or n_seeds < _WORTH_TWO_PARTS:
+        return [slice(0, n_seeds)], 1
+    return [slice(0, n_seeds // 2), slice(n_seeds // 2, n_seeds)], 2
 
 
 def _gradients(
@@ -218,7 +244,8 @@ def _precision(config: RunConfig, device: torch.device) -> AbstractContextManage
         return nullcontext()
     if config.precision == "bf16" and device.type == "cpu" and not machine.multiplies_bfloat16():
         return rounded_factors()
-    return torch.autocast(device.type, dtype=PRECISIONS[config.precision])
+    # Threads share one cache of what autocast has rounded, and the first to end would empty it for the others.
+    return torch.autocast(device.type, PRECISIONS[config.precision], cache_enabled=device.type != "cpu")
 
 
 @contextmanager

@@ -96,7 +96,8 @@ class Trainer:
             if not self._lanes:
                 return
             self._load()
-            stack.enter_context(machine.prepared(self._device, self._threads()))
+            threads, self._cores = self._threads_and_cores()
+            stack.enter_context(machine.prepared(self._device, threads))
             stack.callback(forget_questions)
             self._sinks = self._open_sinks(self._total)
             request = stack.enter_context(stop_requests())
@@ -171,18 +172,20 @@ class Trainer:
         configs, sources = zip(*((lane.config, lane.source) for lane in self._lanes), strict=True)
         self._measuring = make_measuring(configs, sources, self._device)
 
-    def _threads(self) -> int:
-        """Those of the run's earlier process, so that a resume is bitwise; else what a step is worth."""
-        earlier = self._lanes[0].directory.read_info().get("threads")
-        if self._saved is not None and earlier is not None:
-            return earlier
+    def _threads_and_cores(self) -> tuple[int, int]:
+        """Threads that a seed's step is worth, and cores for all seeds; on a resume as before, which is bitwise."""
+        earlier = self._lanes[0].directory.read_info()
+        if self._saved is not None and "threads" in earlier:
+            return earlier["threads"], earlier.get("cores", earlier["threads"])
         size = sum(p[0].numel() for p in self._parameters.values())
         questions = self._config.batch_size or len(self._lanes[0].source.evaluation["train"].tokens)
-        return machine.threads_for(machine.operations_of(self._config, size, questions))
+        operations = machine.operations_of(self._config, size, questions)
+        return machine.threads_for(operations), torch.get_num_threads()
 
     def _begin(self) -> None:
         """From here on there is something on disk."""
         for lane in self._lanes:
+            lane.cores = self._cores
             if not lane.directory.exists:
                 create(lane.config, lane.directory)
             lane.log("started" if self._saved is None else f"resumed from step {self._saved}")
@@ -229,7 +232,7 @@ class Trainer:
     def _updater(self) -> Update:
         """How to update the lanes that still run; on a GPU it is recorded and replayed, drawing included."""
         config, parameters, state, positions = self._config, self._parameters, self._state, self._positions
-        batches, kernels = self._batches, self._kernels
+        batches, kernels, cores = self._batches, self._kernels, self._cores
 
         def update(given: Given, *, step: Number, multiplier: Number) -> StepReport:
             batch = batches.batch(given, step - 1)
@@ -242,6 +245,7 @@ class Trainer:
                 step=step,
                 multiplier=multiplier,
                 kernels=kernels,
+                cores=cores,
             )
 
         return update if self._device.type == "cpu" else Recorded(update, self._device, self._notify)
