@@ -64,6 +64,9 @@ class Ours(TorchCompetitor):
         self._batches = setting.all_batches() if draws else Predrawn(setting.batches())
         self._limits = setting.config.task.limits if isinstance(setting.config.task, SampledTask) else None
         on_cpu = device.type == "cpu"
+        self._cores = torch.get_num_threads()
+        if on_cpu and setting.seeds > 1:
+            torch.set_num_threads(max(1, self._cores // setting.seeds))  # as the trainer does
         self._kernels = training_step.Kernels() if on_cpu else compiled_kernels(_complain)
         self._do = self._update if on_cpu else Recorded(self._update, device, _complain)
 
@@ -87,6 +90,7 @@ class Ours(TorchCompetitor):
             step=step,
             multiplier=multiplier,
             kernels=self._kernels,
+            cores=self._cores,
         )
 
 

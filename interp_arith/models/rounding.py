@@ -68,7 +68,7 @@ def product(a: Float[Tensor, "row in"], b: Float[Tensor, "in col"]) -> Float[Ten
 class _Product(torch.autograd.Function):
     """ab, or ab + c, of rounded factors; so are the products of its gradients.
 
-    It cannot be mapped: on a CPU seeds are computed one after the other.
+    It cannot be mapped: a CPU computes each seed by itself.
     """
 
     @staticmethod

@@ -20,6 +20,7 @@ from interp_arith.models.single import single_logits
 from interp_arith.models.stacked import stacked_logits
 from interp_arith.tasks import scoring
 from interp_arith.tasks.base import Examples
+from interp_arith.training.side_by_side import side_by_side, workers_on
 
 _ROWS_AT_ONCE = 8192  # of each seed, however many there are: sums in other parts would differ in the last bit
 _ALIGNMENT = 64  # bytes: PyTorch's new memory on a CPU begins at a multiple
@@ -137,24 +138,22 @@ def score(
     answer_positions: Sequence[int],
     ids: Ids | None = None,
     asker: int | None = None,
+    cores: int = 1,
 ) -> dict[str, Float[Tensor, " seed"]]:
     """Loss (softmax, nats per answer token), token accuracy and exact match of every seed on its own examples.
 
-    On a CPU of one seed after the other: it holds the logits of one, and rounds as for the seed alone.
+    On a CPU of each seed by itself, as many side by side as its `cores` have room for: then it holds the logits of
+    those, and rounds as for the seed alone.
     """
     n_seeds = len(examples.tokens)
     if n_seeds > 1 and examples.tokens.device.type == "cpu":
-        each = [
-            score(
-                config,
-                alone(parameters, seed),
-                examples.rows(slice(seed, seed + 1)),
-                answer_positions,
-                {name: rows[seed, None] for name, rows in (ids or {}).items()},
-                asker,
-            )
-            for seed in range(n_seeds)
-        ]
+
+        def scored(seed: int) -> dict[str, Float[Tensor, " seed"]]:
+            own_ids = {name: rows[seed, None] for name, rows in (ids or {}).items()}
+            own_examples = examples.rows(slice(seed, seed + 1))
+            return score(config, alone(parameters, seed), own_examples, answer_positions, own_ids, asker)
+
+        each = side_by_side(scored, range(n_seeds), workers_on(cores))
         return {what: torch.cat([found[what] for found in each]) for what in each[0]}
     loss, hits = [], []
     for start in range(0, examples.tokens.shape[1], _ROWS_AT_ONCE):

@@ -45,7 +45,6 @@ class Lane:
         seconds: training time so far, earlier processes included.
         failure: why it stopped without finishing, if it did.
         together: seeds that began to train in one stack, this one included; the seconds are those of all.
-        cores: of the CPU, that all of them use.
     """
 
     keeper: Keeper
@@ -54,7 +53,6 @@ class Lane:
     seconds: float = 0.0
     failure: str | None = None
     together: int = 1
-    cores: int = 1
 
     @property
     def config(self) -> RunConfig:
@@ -87,7 +85,6 @@ class Lane:
                 "summary": summary(self.directory.read_metrics()),
                 "device": _device_name(device),
                 "threads": torch.get_num_threads(),
-                "cores": self.cores,
                 "products": products_of(config.precision, device),
                 "data_sha256": data,
                 "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -13,7 +13,8 @@ import torch
 from interp_arith.errors import RequestError, unknown
 from interp_arith.training.config import RunConfig
 
-_WORTH_A_THREAD = 2e9  # floating-point operations of a step; below, threads cost more than they save
+WORTH_A_THREAD = 2e9
+"""Floating-point operations of a step; below, threads cost more than they save."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _KEPT_BYTES = 1 << 30
 
@@ -70,8 +71,8 @@ def prepared(device: torch.device, threads: int) -> Iterator[None]:
         torch.set_float32_matmul_precision(products)
 
 
-def threads_for(operations: float) -> int:
-    """How many threads a step of so many floating-point operations is worth.
+def threads_for(operations: float, seeds: int = 1) -> int:
+    """How many threads a step of so many floating-point operations is worth, and has where seeds share the cores.
 
     Those of a small step wait for each other longer than they compute, and where another process has a core
     they wait for it too. A number that somebody chose (OMP_NUM_THREADS, `torch.set_num_threads`) stays.
@@ -79,8 +80,8 @@ def threads_for(operations: float) -> int:
     chosen = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if "OMP_NUM_THREADS" in os.environ or chosen < cores:
-        return chosen
-    return max(1, min(chosen, int(operations // _WORTH_A_THREAD)))
+        return max(1, chosen // seeds)
+    return max(1, min(chosen // seeds, int(operations // WORTH_A_THREAD)))
 
 
 def operations_of(config: RunConfig, parameters: int, questions: int) -> float:

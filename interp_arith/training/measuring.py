@@ -80,6 +80,7 @@ class Measuring:
         device: where to compute.
         sets: by name.
         by_length: validation questions by operand length, of the grid and of the curriculum so far.
+        cores: of a CPU, on which seeds are scored side by side.
     """
 
     model: ModelConfig
@@ -87,6 +88,7 @@ class Measuring:
     device: torch.device
     sets: Mapping[str, ScoredSet]
     by_length: dict[int, ScoredSet]
+    cores: int = 1
 
     def scores(
         self, parameters: Mapping[str, Float[Tensor, "seed ..."]], longest: int | None = None
@@ -129,7 +131,13 @@ class Measuring:
         ids = self.model.positions.ids(asked.task, asked.examples.tokens)
         task = asked.task
         return ensemble.score(
-            self.model, parameters, asked.examples, task.answer_positions, ids, task.asking_token
+            self.model,
+            parameters,
+            asked.examples,
+            task.answer_positions,
+            ids,
+            task.asking_token,
+            self.cores,
         )
 
     def _of_length(self, length: int) -> ScoredSet:
@@ -151,7 +159,7 @@ class Measuring:
 
 
 def make_measuring(
-    configs: Sequence[RunConfig], sources: Sequence[Source], device: torch.device
+    configs: Sequence[RunConfig], sources: Sequence[Source], device: torch.device, cores: int = 1
 ) -> Measuring:
     """The sets of sources that differ in seed and train share alone, with the validation grid of the task."""
     first = configs[0]
@@ -161,7 +169,7 @@ def make_measuring(
         )
         for name in sources[0].evaluation
     }
-    return Measuring(first.model, [config.task for config in configs], device, sets, {})
+    return Measuring(first.model, [config.task for config in configs], device, sets, {}, cores)
 
 
 def live_columns(

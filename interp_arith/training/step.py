@@ -14,7 +14,7 @@ from interp_arith.tasks.base import Examples
 from interp_arith.training import ensemble, machine
 from interp_arith.training.config import RunConfig
 from interp_arith.training.optimizers import Number, clip_by_norm, global_norm
-from interp_arith.training.side_by_side import side_by_side
+from interp_arith.training.side_by_side import side_by_side, workers_on
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SCALE, _GOOD_STEPS = "loss_scale", "good_steps"
@@ -139,8 +139,8 @@ def update(
 ) -> StepReport:
     """Make update number `step` (from 1) in place, each seed by itself.
 
-    On a CPU seeds train side by side, each by as many threads as there are cores for it, and to the bit as it does
-    alone by so many.
+    On a CPU seeds are updated side by side where PyTorch has fewer threads than there are `cores`, each to the bit as
+    alone.
 
     Args:
         config: loss, precision, clipping, accumulation and optimizer.
@@ -151,7 +151,7 @@ def update(
         step: which update this is.
         multiplier: of the learning rate.
         kernels: how.
-        cores: of the CPU, that seeds side by side may use; not fewer than PyTorch has threads.
+        cores: of a CPU.
     """
 
     def updated(
@@ -169,8 +169,7 @@ def update(
         norm = finish(config, parameters, gradients, state, step=step, multiplier=multiplier)
         return StepReport(loss, norm, largest)
 
-    cores = max(cores, torch.get_num_threads())
-    parts, workers = _parts_and_workers(config, batch, cores)
+    parts, workers = _parts_and_workers(config, parameters, batch, workers_on(cores))
     if len(parts) == 1 or kernels.losses is not losses:
         return updated(parameters, parameters, state, batch)
     is_alone = len(parts) == len(batch.tokens)
@@ -182,25 +181,27 @@ def update(
         at = ensemble.alone(own, part.start) if is_alone else weights
         return updated(at, weights, memory, batch.rows(part))
 
-    own_threads = min(torch.get_num_threads(), cores // workers)
-    return StepReport.joined(side_by_side(updated_part, parts, workers, own_threads))
+    return StepReport.joined(side_by_side(updated_part, parts, workers))
 
 
-def _parts_and_workers(config: RunConfig, batch: Examples, cores: int) -> tuple[list[slice], int]:
+def _parts_and_workers(
+    config: RunConfig, parameters: Mapping[str, Tensor], batch: Examples, most_workers: int
+) -> tuple[list[slice], int]:
     """The seeds that are computed together, part by part, and of how many parts at once.
 
     A GPU takes all together. A CPU takes a large seed alone, since the memory that its gradients need is then near at
-    hand, and so many side by side as it has memory and threads for. Small seeds wait for Python's calls, and so they
-    are computed together, in two parts side by side: a third would find Python busy.
+    hand, and no more side by side than it has memory for. Small seeds wait for Python's calls, and so they are
+    computed together, in two parts side by side: a third would find Python busy.
     """
-    n_seeds = len(batch.tokens)
+    n_seeds, n_questions = batch.tokens.shape[:2]
     if batch.tokens.device.type != "cpu":
         return [slice(0, n_seeds)], 1
     kept = batch.tokens[0].numel() * config.model.d_model // config.accumulation
-    if kept > _SMALL:
-        workers = min(n_seeds, cores, max(1, _AT_ONCE // kept))
-        return [slice(seed, seed + 1) for seed in range(n_seeds)], workers
-    if cores < 2 or n_seeds < _WORTH_TWO_PARTS:
+    size = sum(p[0].numel() for p in parameters.values())
+    if kept > _SMALL or machine.operations_of(config, size, n_questions) > machine.WORTH_A_THREAD:
+        each = [slice(seed, seed + 1) for seed in range(n_seeds)]
+        return each, min(most_workers, max(1, _AT_ONCE // kept))
+    if most_workers < 2 or n_seeds < _WORTH_TWO_PARTS:
         return [slice(0, n_seeds)], 1
     return [slice(0, n_seeds // 2), slice(n_seeds // 2, n_seeds)], 2
 
@@ -244,8 +245,7 @@ def _precision(config: RunConfig, device: torch.device) -> AbstractContextManage
         return nullcontext()
     if config.precision == "bf16" and device.type == "cpu" and not machine.multiplies_bfloat16():
         return rounded_factors()
-    # Threads share one cache of what autocast has rounded, and the first to end would empty it for the others.
-    return torch.autocast(device.type, PRECISIONS[config.precision], cache_enabled=device.type != "cpu")
+    return torch.autocast(device.type, dtype=PRECISIONS[config.precision])
 
 
 @contextmanager

@@ -71,6 +71,7 @@ class Trainer:
         self._initial_weights, self._live, self._notify = initial_weights, live, notify
         _check_stack(configs)
         self._config = configs[0]  # where seeds and rates play no part, one config speaks for all
+        self._cores = torch.get_num_threads()  # that all seeds may use
         self._lanes: list[Lane] = []
         self._log = Log()
         self._sinks: Sequence[Sink] = ()
@@ -96,8 +97,7 @@ class Trainer:
             if not self._lanes:
                 return
             self._load()
-            threads, self._cores = self._threads_and_cores()
-            stack.enter_context(machine.prepared(self._device, threads))
+            stack.enter_context(machine.prepared(self._device, self._threads()))
             stack.callback(forget_questions)
             self._sinks = self._open_sinks(self._total)
             request = stack.enter_context(stop_requests())
@@ -170,22 +170,21 @@ class Trainer:
         self._kernels = training_step.Kernels() if on_cpu else compiled_kernels(self._notify)
         self._finite = torch.ones(len(self._lanes), dtype=torch.bool, device=self._device)
         configs, sources = zip(*((lane.config, lane.source) for lane in self._lanes), strict=True)
-        self._measuring = make_measuring(configs, sources, self._device)
+        self._measuring = make_measuring(configs, sources, self._device, self._cores)
 
-    def _threads_and_cores(self) -> tuple[int, int]:
-        """Threads that a seed's step is worth, and cores for all seeds; on a resume as before, which is bitwise."""
-        earlier = self._lanes[0].directory.read_info()
-        if self._saved is not None and "threads" in earlier:
-            return earlier["threads"], earlier.get("cores", earlier["threads"])
+    def _threads(self) -> int:
+        """Of each seed, however few are left: those of its earlier process, so that a resume is bitwise, or its share."""
+        earlier = self._lanes[0].directory.read_info().get("threads")
+        if self._saved is not None and earlier is not None:
+            return earlier
         size = sum(p[0].numel() for p in self._parameters.values())
         questions = self._config.batch_size or len(self._lanes[0].source.evaluation["train"].tokens)
-        operations = machine.operations_of(self._config, size, questions)
-        return machine.threads_for(operations), torch.get_num_threads()
+        side_by_side = len(self._lanes) if self._device.type == "cpu" else 1
+        return machine.threads_for(machine.operations_of(self._config, size, questions), side_by_side)
 
     def _begin(self) -> None:
         """From here on there is something on disk."""
         for lane in self._lanes:
-            lane.cores = self._cores
             if not lane.directory.exists:
                 create(lane.config, lane.directory)
             lane.log("started" if self._saved is None else f"resumed from step {self._saved}")

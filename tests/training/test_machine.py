@@ -23,6 +23,13 @@ def test_a_step_gets_the_threads_that_it_is_worth(four_cores):
     assert [machine.threads_for(n) for n in (0, 1e9, 2e9, 4.1e9, 6e9, 1e12)] == [1, 1, 1, 2, 3, 4]
 
 
+def test_seeds_share_the_cores(four_cores, monkeypatch):
+    assert [machine.threads_for(1e12, seeds) for seeds in (1, 2, 3, 4, 100)] == [4, 2, 1, 1, 1]
+    assert machine.threads_for(4.1e9, 1) == machine.threads_for(1e12, 2) == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert [machine.threads_for(1.0, seeds) for seeds in (1, 2, 3, 100)] == [4, 2, 1, 1]
+
+
 def test_a_thread_count_that_somebody_chose_stays(four_cores, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert machine.threads_for(1.0) == 3
