@@ -15,8 +15,12 @@ from interp_arith.training.config import RunConfig
 
 WORTH_A_THREAD = 2e9
 """Floating-point operations of a step; below, threads cost more than they save."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_KEPT_BYTES = 1 << 30
+_KEPT = {-1: 1 << 30, -2: 1 << 27, -3: 1 << 30}
+"""Bytes, of glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD.
+
+The second is for threads: the last of their heaps, of 64 MB each, is given back when it is empty unless so little is
+free before it.
+"""
 
 
 def pick_device(name: str, precision: str = "fp32") -> torch.device:
@@ -99,7 +103,8 @@ def keep_memory() -> bool:
     mallopt = _of_glibc("mallopt")
     if mallopt is None:
         return False
-    return all(mallopt(what, _KEPT_BYTES) == 1 for what in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
+    told = [mallopt(what, size) == 1 for what, size in _KEPT.items()]
+    return all(told)
 
 
 def give_memory_back() -> None:

@@ -173,7 +173,7 @@ class Trainer:
         self._measuring = make_measuring(configs, sources, self._device, self._cores)
 
     def _threads(self) -> int:
-        """Of each seed, however few are left: those of its earlier process, so that a resume is bitwise, or its share."""
+        """Of each seed, to the end: those of its earlier process, so that a resume is bitwise, or its share."""
         earlier = self._lanes[0].directory.read_info().get("threads")
         if self._saved is not None and earlier is not None:
             return earlier

@@ -86,6 +86,33 @@ print(kept, before, faults())
     assert int(after) < int(before) / 100 or not is_told
 
 
+def test_a_thread_keeps_its_freed_memory_too():
+    """Blocks of 4 to 12 MB, some that fit into one of its heaps and some that do not; the first rounds take them."""
+    code = """
+import resource, threading, torch
+from interp_arith.training import machine
+def faults(count, size, rounds):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        held = [torch.empty(size).fill_(1.0) for _ in range(count)]
+        while held: held.pop()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def work():
+    total = 0
+    for shape in [(count, size) for count in range(5, 14) for size in (1 << 20, 2_000_000, 3 << 20)]:
+        faults(*shape, 4)
+        total += faults(*shape, 10)
+    print(total)
+machine.keep_memory()
+thread = threading.Thread(target=work)
+thread.start(); thread.join()
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(out) < 5_000 or not sys.platform.startswith(
+        "linux"
+    )  # of 5 million pages; 75,000 if heaps come and go
+
+
 def test_memory_that_was_kept_between_small_results_is_given_back_on_request():
     code = """
 import torch
