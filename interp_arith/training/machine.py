@@ -18,8 +18,8 @@ WORTH_A_THREAD = 2e9
 _KEPT = {-1: 1 << 30, -2: 1 << 27, -3: 1 << 30}
 """Bytes, of glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD.
 
-The second is for threads: the last of their heaps, of 64 MB each, is given back when it is empty unless so little is
-free before it.
+The second is for threads: glibc gives back the last of their heaps, of 64 MB each, when it is empty and more than
+that is free in the heap before.
 """
 
 

@@ -151,7 +151,7 @@ def update(
         step: which update this is.
         multiplier: of the learning rate.
         kernels: how.
-        cores: of a CPU.
+        cores: of a CPU, that all seeds may use; by default they are updated one after the other.
     """
 
     def updated(

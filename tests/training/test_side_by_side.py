@@ -7,7 +7,7 @@ from threading import Barrier, Event
 
 import pytest
 import torch
-from chaos.small_runs import SignalAt, differences, small_config, train_small
+from chaos.small_runs import EARLY_STOP, SignalAt, differences, small_config, train_small
 
 from interp_arith.presets import preset
 from interp_arith.tasks import ModularArithmetic
@@ -19,9 +19,6 @@ from interp_arith.training.measuring import make_measuring
 from interp_arith.training.optimizers import OPTIMIZERS, AdamW
 from interp_arith.training.side_by_side import side_by_side, workers_on
 from interp_arith.training.signals import Interrupted
-
-STOPS_ONE = {"metric": "train_loss", "threshold": 1.84, "hold": 2}
-"""Of the seeds 0, 1, 2 of the small run the last meets it, at step 14."""
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +180,7 @@ class TestTraining:
         """At step 14 a seed leaves, and two go on, with as many threads each as before."""
         monkeypatch.setattr(step, "_SMALL", 0)
         monkeypatch.setenv("OMP_NUM_THREADS", "6")
-        config, seeds = small_config(stop=STOPS_ONE), [0, 1, 2]
+        config, seeds = small_config(stop=EARLY_STOP), [0, 1, 2]
         torch.set_num_threads(6)
         whole = train_small(config, tmp_path / "whole", seeds)
         assert shared == [(3, 3, 2)] * 14 + [(2, 3, 2)] * 10

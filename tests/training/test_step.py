@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from chaos.small_runs import differences, small_config, train_small
+from chaos.small_runs import EARLY_STOP, differences, small_config, train_small
 from oracles import example_model_configs
 
 from interp_arith.models.lean import answer_logits
@@ -15,9 +15,6 @@ from interp_arith.tasks.sources import make_source
 from interp_arith.training import ensemble, step
 from interp_arith.training.lanes import fresh_weights
 from interp_arith.training.optimizers import OPTIMIZERS
-
-EARLY_STOP = {"metric": "train_loss", "threshold": 1.84, "hold": 2}
-"""Of the seeds 0, 1, 2 of the small run the last meets it, at step 14."""
 
 
 @pytest.fixture(autouse=True)
