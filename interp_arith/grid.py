@@ -163,7 +163,11 @@ class Sweep(Choice):
             parts = [_part(short[axis.name], axis.labels[i]) for axis, i in chosen]
             place = {axis.name: axis.coordinates[i] for axis, i in chosen}
             for seed in self.seeds:
-                config = with_fields(start.with_seed(seed), {**fields, "name": "_".join(parts)})
+                try:
+                    config = with_fields(start.with_seed(seed), {**fields, "name": "_".join(parts)})
+                except RequestError as error:
+                    at = ", ".join(f"{axis.name} = {axis.labels[i]}" for axis, i in chosen)
+                    raise RequestError(f"{error} (grid point: {at})" if at else str(error)) from None
                 runs.append(SweptRun(config, place))
         return runs
 

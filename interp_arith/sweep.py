@@ -220,7 +220,6 @@ def _in_a_sweep(error: str) -> str:
     advice = (
         "; everything saved before it",
         "; the last good checkpoint",
-        "; the same command with --resume",
     )
     return min((error.partition(words)[0] for words in advice), key=len)
 
@@ -254,7 +253,7 @@ class _Teller:
         """One event of one job."""
         self._running += {"started": 1, "ended": -1}.get(what, 0)
         self._failed += what == "ended" and outcome.error is not None and not outcome.stopped
-        self._done += what == "ended"
+        self._done += what == "ended" and not outcome.stopped
         if what != "started":
             names = [config.run_name for config in self._jobs[outcome.index].configs]
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -84,7 +84,7 @@ def work(index: int, job: Job) -> Outcome:
             train_configs(job.configs, out=job.out, device=job.device, resume=True, progress=False)
             outcome = Outcome(index)
         except Interrupted as error:
-            outcome = Outcome(index, str(error), stopped=True)
+            outcome = Outcome(index, f"stopped: saved at step {error.step}", stopped=True)
         except RequestError as error:
             outcome = Outcome(index, str(error), again=False)
         except WorkError as error:
@@ -148,6 +148,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._asked = False
 
     def do(self, index: int, job: Job) -> Outcome:
         """Do a job; an outcome that says so if the process died."""
@@ -169,12 +170,15 @@ class _Worker:
             return pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
             self.close()
+            if self._asked and process.returncode == -signal.SIGTERM:  # it had not come to note signals
+                return _not_begun(index)
             return Outcome(index, f"its process died ({_cause(process.returncode)})")
 
     def ask_to_stop(self) -> None:
         """Save and stop."""
         process = self._process
         if process is not None and process.poll() is None:
+            self._asked = True
             process.terminate()
 
     def close(self) -> None:
@@ -187,6 +191,10 @@ class _Worker:
                     stream.close()
         self._process.wait()
         self._process = None
+
+
+def _not_begun(index: int) -> Outcome:
+    return Outcome(index, "stopped: not begun", stopped=True)
 
 
 def _cause(status: int) -> str:
@@ -205,7 +213,7 @@ def serve() -> None:
     threading.Thread(target=_listen, args=(sys.stdin.buffer, jobs), daemon=True).start()
     while (item := jobs.get()) is not None:
         index, job = item
-        outcome = Outcome(index, "not begun", stopped=True) if stop.signal is not None else work(index, job)
+        outcome = work(index, job) if stop.signal is None else _not_begun(index)
         with suppress(BrokenPipeError):
             pickle.dump(outcome, answers)
             answers.flush()
@@ -328,7 +336,7 @@ def _outcome_of(ray: Any, reference: Any, index: int) -> Outcome:
     try:
         return ray.get(reference)
     except ray.exceptions.TaskCancelledError:
-        return Outcome(index, "stopped", stopped=True)
+        return Outcome(index, "stopped: what it saved stands", stopped=True)
     except ray.exceptions.RayError as error:
         return Outcome(index, f"its worker died ({type(error).__name__})")
 

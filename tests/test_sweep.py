@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from interp_arith.grid import Sweep
 from interp_arith.runs import train_configs
 from interp_arith.storage import RunDirectory
 from interp_arith.sweep import groups, sweep
+from interp_arith.training.signals import StopRequest
 from interp_arith.workers import Job, work
 
 QUIET = {"device": "cpu", "progress": False}
@@ -122,9 +124,10 @@ def test_a_sweep_that_is_killed_or_stopped_goes_on(undisturbed, monkeypatch, num
     runs = Path("runs/small/runs")
     wait_for_a_run_in_its_middle(runs)
     process.send_signal(number)
-    _, told = process.communicate()
+    printed, told = process.communicate()
     assert process.returncode == status
     assert told.startswith(said)
+    assert not said or re.search(r"^\d/\d \S.*: stopped: saved at step \d+$", printed, re.MULTILINE)
     assert "Traceback" not in told
     wait_until_nobody_writes(runs)
     monkeypatch.setattr(sweep_module, "run_locally", in_this_process)
@@ -132,6 +135,20 @@ def test_a_sweep_that_is_killed_or_stopped_goes_on(undisturbed, monkeypatch, num
     assert list(table["status"]) == ["finished"] * RUNS
     assert resumed(runs)
     assert all_differences(undisturbed, runs) == {}
+
+
+def test_a_stop_while_workers_start_ends_them_before_they_begin(tmp_path):
+    request, heard = StopRequest(), []
+
+    def stop(what: str, _: object) -> None:
+        heard.append(what)
+        request.signal = signal.SIGINT
+
+    job = Job((small_config(),), tmp_path, tmp_path)
+    outcomes = workers.run_locally([job, job], 1, 2, request, stop)
+    assert [(o.error, o.stopped) for o in outcomes] == [("stopped: not begun", True)]
+    assert heard == ["started", "ended"]  # not tried again, and the second never started
+    assert not list(tmp_path.iterdir())
 
 
 # --- in this process ---
@@ -237,6 +254,11 @@ def refused(capsys):
             "train-fraction-0.001: train_fraction = 0.001 of 49",
         ),
         ({"grid": {"model.d_model": [8, 9]}}, "d_model = 9 is not divisible by n_heads = 2"),
+        (
+            {"grid": {"optimizer.learning_rate": [0.1, -1], "model.d_model": [8]}},
+            "adamw: learning_rate = -1: Input should be greater than 0 "
+            "(grid point: optimizer.learning_rate = -1, model.d_model = 8)",
+        ),
         (
             {"grid": {"model.n_ctx": [3, 2]}},
             "n-ctx-2: model.n_ctx = 2, and the modular task needs 3 positions",

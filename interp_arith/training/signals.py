@@ -10,12 +10,16 @@ from interp_arith.errors import WorkError
 
 
 class Interrupted(WorkError):
-    """A signal asked the training to stop, and everything is saved; the exit status is 128 + the signal's number."""
+    """A signal asked the training to stop, and everything is saved; the exit status is 128 + the signal's number.
+
+    Attributes:
+        step: of what is saved.
+    """
 
     def __init__(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
         super().__init__(f"{name}: saved at step {step}; the same command with --resume goes on from there")
-        self.exit_status = 128 + number
+        self.exit_status, self.step = 128 + number, step
 
 
 class StopRequest:
