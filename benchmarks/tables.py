@@ -30,7 +30,8 @@ NOTES = [
     "Memory is the peak during steps: "
     "on a CPU, what is resident beyond the imports (a compiler's leavings included). Matrix share: the operations "
     "that the step needs (those of ours, benchmarks/flops.py) a second, over the rate of one large square product, "
-    "and over that of the MLP's product, in the same process.",
+    "and over that of the MLP's product, each in the competitor's own process (JAX multiplies by other code). Cores "
+    "busy: processor time over time, in the busiest block, as coarsely as the system counts it.",
 ]
 
 
@@ -82,7 +83,7 @@ def _rates(timings: dict[str, Timing]) -> str:
         for name, timing in timings.items()
         if name.startswith("ours") and "+" not in name and timing.rates
     ]
-    return f"Matrix rate, GFLOP/s: {'; '.join(seen)}." if seen else ""
+    return f"Matrix rate in our processes, GFLOP/s: {'; '.join(seen)}." if seen else ""
 
 
 def seeds_table(preset: str, timings: dict[int, dict[str, Timing]]) -> list[str]:

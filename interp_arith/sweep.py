@@ -200,7 +200,7 @@ def _complain(
 ) -> None:
     """Raise what is to be said of runs that did not finish."""
     unfinished = list(table.loc[table["status"] != "finished", "run"])
-    if request.signal is not None:
+    if unfinished and request.signal is not None:
         raise SweepStoppedError(
             request.signal, f"{len(table) - len(unfinished)} of {len(table)} runs finished"
         )
@@ -225,7 +225,7 @@ def _in_a_sweep(error: str) -> str:
 
 
 class _Teller:
-    """A bar, and a line for each job that ends; lines alone where there is no terminal."""
+    """A bar of runs, and a line for each job that ends; lines alone where there is no terminal."""
 
     def __init__(self, jobs: Sequence[Job], title: str, screen: TextIO | None) -> None:
         self._jobs = jobs
@@ -234,7 +234,8 @@ class _Teller:
         self._progress = Progress(
             *columns, console=self._console, disable=screen is None or not self._console.is_terminal
         )
-        self._bar = self._progress.add_task(title, total=len(jobs))
+        self._total = sum(len(job.configs) for job in jobs)
+        self._bar = self._progress.add_task(title, total=self._total)
         self._title, self._running, self._failed, self._done = title, 0, 0, 0
 
     def __enter__(self) -> "_Teller":
@@ -246,20 +247,23 @@ class _Teller:
 
     def begin(self, already: int) -> None:
         """How many runs an earlier time has finished."""
+        self._done, self._total = already, self._total + already
+        self._progress.update(self._bar, total=self._total, completed=already)
         if already:
             self._console.print(f"{already} runs were finished already", markup=False, highlight=False)
 
     def tell(self, what: str, outcome: Outcome) -> None:
         """One event of one job."""
         self._running += {"started": 1, "ended": -1}.get(what, 0)
-        self._failed += what == "ended" and outcome.error is not None and not outcome.stopped
-        self._done += what == "ended" and not outcome.stopped
+        ended = what == "ended" and not outcome.stopped
+        self._failed += ended and outcome.error is not None
+        self._done += len(self._jobs[outcome.index].configs) if ended else 0
         if what != "started":
             names = [config.run_name for config in self._jobs[outcome.index].configs]
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             end = "finished" if outcome.error is None else _in_a_sweep(outcome.error)
             again = "; tried again" if what == "retried" else ""
-            count = f"{self._done}/{len(self._jobs)}"
+            count = f"{self._done}/{self._total}"
             notes = "".join(f" ({note})" for note in dict.fromkeys(outcome.notes))
             line = f"{count} {names[0]}{more}: {end}{again}{notes}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)

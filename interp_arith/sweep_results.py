@@ -1,5 +1,6 @@
 """What a sweep found: a row a run, the mean over seeds, and a Dataset with a dim per swept field; trains nothing."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from interp_arith.files import dump_yaml, read_yaml, write_atomically
 from interp_arith.grid import Axis, Sweep, SweptRun, read_sweep
 from interp_arith.run import Run
 from interp_arith.storage import RunDirectory
+from interp_arith.training.lanes import MILESTONES
 
 RESULTS = (
     "train_loss",
@@ -26,6 +28,7 @@ RESULTS = (
     "steps_to_train_accuracy_1",
     "steps_to_test_accuracy_0.95",
     "steps_to_test_accuracy_0.99",
+    "steps_to_test_accuracy_0.999",
     "step",
     "seconds",
 )
@@ -147,10 +150,11 @@ def summary_table(sweep: Sweep, swept: Sequence[SweptRun], table: pd.DataFrame) 
 
 
 def sweep_dataset(sweep: Sweep, table: pd.DataFrame) -> xr.Dataset:
-    """A results_table as a Dataset: dims are the axes and `seed`; what was not reached is NaN."""
+    """A results_table as a Dataset: dims are the axes and `seed`; a milestone that was not reached is NaN."""
     axes = sweep.axes()
     names = [*(axis.name for axis in axes), "seed"]
     linked = [name for name in _linked_names(axes) if name in table]
+    table = table.assign(**{name: math.nan for name in MILESTONES if name not in table})
     dataset = xr.Dataset.from_dataframe(table.drop(columns=linked).set_index(names))
     order: dict[str, Any] = {axis.name: axis.coordinates for axis in axes} | {"seed": list(sweep.seeds)}
     dataset = dataset.sel(order).transpose(*names)

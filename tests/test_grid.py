@@ -211,7 +211,7 @@ def test_with_fields_leaves_the_config_as_it_was():
         ({"seeds": [1, 1]}, "seeds: given [1, 1]; allowed"),
         ({"seeds": [-1]}, "seeds: given [-1]; allowed"),
         ({"seeds": "0..x"}, "seeds '0..x'; allowed: a range such as 0..7, or a list such as 0,3,5"),
-        ({"seeds": 3}, "seeds = 3: Input should be a valid tuple"),
+        ({"seeds": 3}, "seeds = 3; allowed: a list such as [3], or a range such as 0..7"),
         ({"name": "a/b"}, "name = 'a/b': String should match pattern"),
         ({"grdi": {}}, "no field of a sweep is called 'grdi'; did you mean grid?"),
     ],

@@ -151,6 +151,21 @@ def test_a_stop_while_workers_start_ends_them_before_they_begin(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("_here")
+def test_a_stop_after_the_last_run_stops_nothing(monkeypatch, capsys):
+    def stopped_late(jobs, count, retries, request, report):
+        outcomes = in_this_process(jobs, count, retries, request, report)
+        request.signal = signal.SIGINT
+        return outcomes
+
+    monkeypatch.setattr(sweep_module, "run_locally", stopped_late)
+    assert main(["sweep", write_file(Path()), "--workers", "2", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    counts = [int(line.partition("/")[0]) for line in lines if re.match(rf"\d/{RUNS} ", line)]
+    assert counts == sorted(counts)
+    assert counts[-1] == RUNS  # runs are counted, though some train together
+
+
 # --- in this process ---
 
 

@@ -85,6 +85,8 @@ def test_the_dataset_has_a_dim_an_axis_and_one_for_the_seeds(by_hand):
     milestone = dataset["steps_to_test_accuracy_0.95"].attrs
     assert milestone == {"long_name": "steps to test accuracy 0.95", "units": "steps"}
     assert dataset["seconds"].attrs["units"] == "s"
+    nowhere_reached = dataset[["steps_to_test_accuracy_0.99", "steps_to_test_accuracy_0.999"]]
+    assert nowhere_reached.isnull().all().to_array().all()
 
 
 def test_results_are_kept_as_csv_parquet_and_netcdf(tmp_path, monkeypatch):
