@@ -55,6 +55,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise RequestError(f"{file}: no such file") from None
     except OSError as error:
         raise RequestError(f"{file} cannot be read ({error.strerror})") from None
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
+        raise RequestError(f"{file}: no YAML{line} ({error.problem})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RequestError(f"{file}: no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(data, dict):

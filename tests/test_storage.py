@@ -118,7 +118,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"a: [1", "no YAML"),
+            (b"b: 2\na: [1, 2\nc: 3", r"no YAML in line 3 \(expected ',' or ']', but got ':'\)$"),
             (b"\xff\xfe", "no YAML"),
             (b"- 1\n- 2", "no YAML mapping; a config is lines such as"),
             (b"", "no YAML mapping"),
