@@ -206,7 +206,7 @@ def test_options_that_there_are_not_are_answered_with_near_ones(capsys, argument
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("name: [a", "no YAML (while parsing"),
+        ("name: [a", "no YAML in line 1 (expected"),
         ("- a\n- b\n", "no YAML mapping; a config is lines such as"),
         ("", "no YAML mapping"),
         ("name: q\ntask: {kind: modular}\nbudget: {steps: 0}\n", "steps = 0"),
