@@ -97,8 +97,8 @@ class Sweep(Choice):
             if name not in cls.model_fields:  # before a field that is missing, which this one may be
                 raise unknown("field of a sweep", str(name), cls.model_fields)
         seeds = data.get("seeds")
-        if isinstance(seeds, int):
-            raise RequestError(f"seeds = {seeds}; allowed: a list such as [{seeds}], or a range such as 0..7")
+        if isinstance(seeds, int | float):
+            raise RequestError(f"seeds = {seeds}; allowed: a list such as [0, 1], or a range such as 0..7")
         try:
             return {**data, "seeds": parse_seeds(seeds)} if isinstance(seeds, str) else data
         except RequestError as error:

@@ -25,10 +25,7 @@ RESULTS = (
     "val_accuracy",
     "test_loss",
     "test_accuracy",
-    "steps_to_train_accuracy_1",
-    "steps_to_test_accuracy_0.95",
-    "steps_to_test_accuracy_0.99",
-    "steps_to_test_accuracy_0.999",
+    *MILESTONES,
     "step",
     "seconds",
 )
