@@ -21,6 +21,7 @@ def sweep_points(results: xr.Dataset, title: str, template: str = "plotly_white"
     """A point a run and a line through the medians over seeds: steps to milestones above, final accuracies below.
 
     A run that did not reach a milestone has no point there; the hover of the median says how many did.
+    Where none did, words stand in their place.
 
     Args:
         results: with a `seed` dim and one for each swept axis, as `interp_arith.load_sweep` gives them.
@@ -66,6 +67,9 @@ def sweep_points(results: xr.Dataset, title: str, template: str = "plotly_white"
             name=words,
             **place,
         )
+    if all(panel != "y" for *_, panel in _drawn(results)):
+        middle = {"xref": "paper", "x": 0.5, "yref": "paper", "y": sum(_UPPER) / 2}
+        figure.add_annotation(text="no run reached a milestone", showarrow=False, **middle)
     return figure
 
 

@@ -48,6 +48,14 @@ def test_what_no_run_reached_is_not_drawn_and_accuracies_have_their_own_panel():
     assert not traces(figure, "steps to training accuracy 1")
     assert {trace.yaxis for trace in traces(figure, "test_accuracy")} == {"y2"}
     assert figure.layout.yaxis2.title.text == "final accuracy"
+    assert not figure.layout.annotations
+
+
+def test_an_empty_panel_says_that_no_run_reached_a_milestone():
+    figure = sweep_points(results("task.p", [5, 7], [[NAN, NAN], [NAN, NAN]]), "p")
+    (words,) = figure.layout.annotations
+    assert words.text == "no run reached a milestone"
+    assert figure.layout.yaxis.domain[0] < words.y < figure.layout.yaxis.domain[1]
 
 
 @pytest.mark.parametrize(
